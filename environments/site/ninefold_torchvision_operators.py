@@ -1,9 +1,9 @@
 """Lets torchvision's CUDA wheel import beside a CPU build of PyTorch: it has no CPU build of its own.
 
-torchvision registers fake implementations for `nms` and `qnms`, which its compiled library would have defined had
-it loaded. Networks need neither, so their schemas alone are enough. This file belongs to the development
-environment (the Makefile copies it into .venv, a .pth line imports it there) and never to the package. It costs
-nothing until torchvision is imported.
+torchvision registers fake implementations for `nms` and `qnms`, which its compiled library would have defined
+had it loaded. Networks need neither, so their schemas alone are enough. This file belongs to the
+development environment (the Makefile copies it into .venv, where a .pth line imports it) and never to the
+package. It costs nothing until torchvision is imported.
 """
 
 from __future__ import annotations

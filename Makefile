@@ -1,0 +1,84 @@
+# What a person runs here. Everything is made inside .venv and build/, step by step; a step done once is not done again.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+HOLD_TORCH := --constraint environments/torch.txt
+INSTALL := $(BIN)/python environments/install.py
+CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h)
+BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
+
+.DEFAULT_GOAL := help
+.PHONY: help venv develop demo test lint format bench peers wheel clean
+.DELETE_ON_ERROR:
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMPS)/environment  ## .venv with PyTorch, the networks and the tools
+
+develop: $(STAMPS)/native  ## Build for this machine's instruction set alone (quick), to edit and try
+
+demo: $(STAMPS)/package  ## The main job: a photograph through EfficientNet-Lite0, in PyTorch and through Ninefold
+	@$(BIN)/ninefold demo $(ARGS)
+
+test: $(STAMPS)/package  ## The whole test suite, with every instruction set built
+	@PYTHONPATH=environments/pytest $(BIN)/python -m pytest -p ninefold_unexpected_skips $(ARGS)
+
+lint: $(STAMPS)/environment  ## ruff, mypy and clang-format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(if $(CPP),$(BIN)/clang-format --dry-run -Werror $(CPP))
+	@echo "lint: nothing to say"
+
+format: $(STAMPS)/environment  ## Write Python and C++ the way lint wants them
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+	@$(if $(CPP),$(BIN)/clang-format -i $(CPP))
+
+bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's limits beside; writes benchmarks/results
+	@$(BIN)/python benchmarks/ops.py --write $(ARGS)
+	@$(BIN)/python benchmarks/inference.py --write $(ARGS)
+
+peers: $(STAMPS)/environment  ## ONNX Runtime and OpenVINO, for make bench to compare with
+	@$(PIP) install $(HOLD_TORCH) --requirement environments/peers.txt
+
+wheel: $(STAMPS)/environment  ## A wheel from an isolated build, as a stranger's pip makes it, and a look inside
+	@rm -rf dist
+	@$(INSTALL) "building the wheel" wheel --no-deps --wheel-dir dist .
+	@$(BIN)/python environments/check_wheel.py dist/*.whl
+
+clean:  ## Remove everything that was made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis report.html
+	find src -name '*.so' -delete
+
+# PyTorch comes before anything that depends on it, so that nothing else chooses which PyTorch that is.
+$(STAMPS)/torch: environments/torch.txt
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv $(VENV); }
+	@mkdir -p $(STAMPS)
+	@echo "installing PyTorch"
+	@$(PIP) install --requirement environments/torch.txt
+	@touch $@
+
+$(STAMPS)/environment: $(STAMPS)/torch $(wildcard environments/*.txt environments/site/*)
+	@echo "installing networks, build requirements and tools"
+	@$(PIP) install --no-deps --requirement environments/networks.txt
+	@$(PIP) install $(HOLD_TORCH) --requirement environments/build.txt --requirement environments/development.txt
+	@cp environments/site/* "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@touch $@
+
+# Two builds of one package, each in a folder of its own: whichever was asked for last is the one installed.
+EDITABLE := install --no-deps --no-build-isolation --force-reinstall --editable .
+
+$(STAMPS)/package: $(STAMPS)/environment $(BUILT_FROM)
+	@$(INSTALL) "building every instruction set" $(EDITABLE) -C build-dir=build/all -C cmake.define.NINEFOLD_ISAS=all
+	@rm -f $(STAMPS)/native && touch $@
+
+$(STAMPS)/native: $(STAMPS)/environment $(BUILT_FROM)
+	@$(INSTALL) "building for this machine" $(EDITABLE) -C build-dir=build/native -C cmake.define.NINEFOLD_ISAS=native
+	@rm -f $(STAMPS)/package && touch $@
