@@ -1,4 +1,4 @@
-"""What a wheel may hold: the package and one small extension; no Halide, no OpenMP of its own, no site hook."""
+"""What a wheel may hold: the package and one small extension; no Halide, no OpenMP of its own, no hook."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ if __name__ == "__main__":
     wrong = [line for wheel in wheels for line in complaints(wheel)]
     for line in wrong:
         print(line, file=sys.stderr)
+    verdict = "not fit to ship" if wrong else "as it should be"
     for wheel in wheels:
-        print(
-            f"{wheel}: {wheel.stat().st_size:,} bytes, {'as it should be' if not wrong else 'not fit to ship'}"
-        )
+        print(f"{wheel}: {wheel.stat().st_size:,} bytes, {verdict}")
     sys.exit(1 if wrong or not wheels else 0)

@@ -1,6 +1,6 @@
-"""pip with its progress shown: `install.py WHAT PIP-ARGUMENTS...` prints how far the compiler is, not what it says.
+"""pip with its progress shown: `install.py WHAT PIP-ARGUMENTS...` prints how far the compiler is.
 
-What it says goes to build/log.txt, and its end to the screen if the build fails.
+What the compiler says goes to build/log.txt, and its end to the screen if the build fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A pytest plugin: with NINEFOLD_FAIL_ON_SKIP=1, a skipped test fails the run unless the machine is the reason.
+"""A pytest plugin: with NINEFOLD_FAIL_ON_SKIP=1, a skip fails the run unless the machine is the reason.
 
-A skip whose reason begins with "this machine" (it has no AVX-512, no GPU) is expected; any other hides a test that
-should have run, such as one whose dependency was not installed.
+A skip whose reason begins with "this machine" (it has no AVX-512, no GPU) is expected; any other hides a test
+that should have run, such as one whose dependency was not installed.
 """
 
 from __future__ import annotations
