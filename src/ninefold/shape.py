@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
@@ -88,8 +88,22 @@ def resolve_padding(
     return w, w, h, h
 
 
+def output_size(
+    input_size: Any, kernel_size: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> Pair:
+    """Return the (h, w) that a convolution makes of an input; sizes are ints or (h, w) pairs.
+
+    Raises TypeError and ValueError as `ConvShape` does.
+    """
+    height, width = pair("input_size", input_size)
+    tall, wide = pair("kernel_size", kernel_size)
+    return ConvShape.standard(
+        (1, 1, height, width), (1, 1, tall, wide), stride=stride, padding=padding, dilation=dilation
+    ).output_size
+
+
 def check_activation(name: Any, *, argument: str = "activation") -> str | None:
-    """Return `name` if it is None or an activation's name; raise ValueError, or TypeError if it is no name."""
+    """Return `name` if it is None or an activation's name; raise ValueError, TypeError if it is no name."""
     if name is None or (isinstance(name, str) and name in ACTIVATIONS):
         return name
     error = ValueError if isinstance(name, str) else TypeError
@@ -144,12 +158,7 @@ class ConvShape:
         for channels, kind in ((self.in_channels, "input"), (self.out_channels, "output")):
             if channels % self.groups != 0:
                 raise ValueError(f"`groups` must divide the {channels} {kind} channels, got {self.groups}")
-        height, width = self.output_size
-        if height < 1 or width < 1:
-            raise ValueError(
-                f"`kernel_size` must fit the padded input: {_by(self.kernel_size)} with dilation "
-                f"{_by(self.dilation)} spans {_by(self._span)}, got a padded input of {_by(self._padded_size)}"
-            )
+        self._check_output()
 
     @classmethod
     def standard(
@@ -331,17 +340,25 @@ class ConvShape:
         sides = resolve_padding(
             padding, kernel_size=kernel_size, stride=stride, dilation=dilation, input_size=input_size
         )
-        return cls(
-            in_channels=x[1],
-            out_channels=weight[0],
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=sides,
-            dilation=dilation,
-            groups=groups,
-            input_size=input_size,
-            batch=x[0],
-        )
+        # Every number has been checked by now, and checking them again would double the time of a call.
+        shape = object.__new__(cls)
+        values = (x[1], weight[0], kernel_size, stride, sides, dilation, groups, input_size, x[0])
+        for name, value in zip(_FIELDS, values, strict=True):
+            object.__setattr__(shape, name, value)
+        shape._check_output()
+        return shape
+
+    def _check_output(self) -> None:
+        height, width = self.output_size
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"`kernel_size` must fit the padded input: {_by(self.kernel_size)} with dilation "
+                f"{_by(self.dilation)} spans {_by(self._span)}, got a padded input of "
+                f"{_by(self._padded_size)}"
+            )
+
+
+_FIELDS = tuple(field.name for field in fields(ConvShape))
 
 
 def separable(
