@@ -1,8 +1,8 @@
 """How a time is taken, once, for everyone.
 
-A time on a shared machine means little alone, so what is compared takes turns: A B A B ..., many rounds, and a ratio
-is the median of the ratios round by round. The limits to hold a figure against, peak arithmetic and memory
-bandwidth, are measured here too, on the machine that runs.
+A time on a shared machine means little alone, so what is compared takes turns: A B A B ..., many rounds, and
+a ratio is the median of the ratios round by round. The limits to hold a figure against, peak arithmetic and
+memory bandwidth, are measured here too, on the machine that runs.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def interleaved(
 ) -> Comparison:
     """Time `candidates` in turns for about `seconds`, within the least and the most `rounds`.
 
-    PyTorch runs with `threads` (None: as it is set) and gets its own number back. `progress` is told how much is
-    done, from 0 to 1. Raises ValueError for no candidates, threads below 1, or rounds out of order.
+    PyTorch runs with `threads` (None: as it is set) and gets its own number back. `progress` is told how much
+    is done, from 0 to 1. Raises ValueError for no candidates, threads below 1, or rounds out of order.
     """
     if not candidates:
         raise ValueError("`candidates` must name something to time, got none")
@@ -93,9 +93,9 @@ def interleaved(
                 start = time.perf_counter()
                 run()
                 samples[name].append(time.perf_counter() - start)
-            spent = (time.perf_counter() - began) / seconds
+            spent = (time.perf_counter() - began) / max(seconds, 1e-9)
             if progress:
-                progress(min(1.0, spent, done / least))
+                progress(min(1.0, max(spent, done / most), done / least))
             if done >= least and spent >= 1:
                 break
     return Comparison(tuple(Timing(name, tuple(taken)) for name, taken in samples.items()), count)
@@ -103,7 +103,7 @@ def interleaved(
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[int]:
-    """PyTorch's threads set to `count` (None: left alone) and set back afterwards; gives the number in force."""
+    """PyTorch's threads set to `count` (None: left alone) and set back afterwards; gives those in force."""
     import torch
 
     if count is not None and count < 1:
@@ -118,7 +118,7 @@ def torch_threads(count: int | None) -> Iterator[int]:
 
 
 def pin(processors: set[int]) -> None:
-    """Keep every thread of this process, and those to come, on `processors`; ValueError if it may use none."""
+    """Keep every thread of this process, now and later, on `processors`; ValueError if it may use none."""
     if sys.platform != "linux":
         return
     allowed = processors & os.sched_getaffinity(0)
@@ -154,8 +154,8 @@ class Limits:
 def limits(threads: int = 1, *, seconds: float = 0.2, tries: int = 3) -> Limits:
     """Measure peak arithmetic and bandwidth with `threads`: the best of `tries`, each of about `seconds`.
 
-    With the compiled extension its own loops measure; without it PyTorch's matmul and copy stand in, which stay
-    below the real limits. Raises ModuleNotFoundError if there is neither, ValueError for threads below 1.
+    With the compiled extension its own loops measure; without it PyTorch's matmul and copy stand in, which
+    stay below the real limits. Raises ImportError if there is neither, ValueError for threads below 1.
     """
     if threads < 1:
         raise ValueError(f"`threads` must be positive, got {threads}")
