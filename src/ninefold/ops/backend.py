@@ -1,0 +1,47 @@
+"""Which backend a call goes to: the compiled CPU kernels where they can take it, else PyTorch's operators."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+# Offsets inside one image are 32-bit in the kernels.
+_MOST_ELEMENTS = 2**31
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """The module of compiled kernels, or None where they were not built; the first such call warns."""
+    try:
+        cpu = import_module("ninefold.ops.cpu")
+        if cpu.available():
+            return cpu
+    except ImportError:
+        pass
+    warnings.warn(
+        "ninefold's compiled CPU kernels are not installed for this platform; PyTorch's own operators do the "
+        "work: right, but slower. `ninefold doctor` says more",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) -> ModuleType | None:
+    """Return the kernels if they can take this call, None if it goes to PyTorch.
+
+    They take dense float32 on the CPU, with something to compute and with fewer than 2³¹ elements in the
+    weights, in an image of `x` and in each of the other images, whose sizes are given.
+    """
+    if not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.device.type == "cpu"):
+        return None
+    if x.layout is not torch.strided or weight.layout is not torch.strided:
+        return None
+    elements = x.numel()
+    if elements == 0 or max(elements // x.shape[0], weight.numel(), *elements_per_image) >= _MOST_ELEMENTS:
+        return None
+    return kernels()

@@ -1,0 +1,169 @@
+"""Gradients of the operators, by PyTorch's formulas: inputs are kept, what lies between is computed again.
+
+Everything here is made of differentiable PyTorch operators, so that gradients of gradients are right too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ninefold.ops import fallback
+
+aten = torch.ops.aten
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+def _silu(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return aten.silu_backward(grad, x)
+    sigmoid = torch.sigmoid(x)  # PyTorch has no gradient of `silu_backward`
+    return grad * sigmoid * (1 + x * (1 - sigmoid))
+
+
+# (gradient of the activation's output, the activation's input) -> gradient of its input
+ACTIVATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "relu": lambda grad, x: aten.threshold_backward(grad, x, 0),
+    "relu6": lambda grad, x: aten.hardtanh_backward(grad, x, 0, 6),
+    "silu": _silu,
+    "hardswish": lambda grad, x: aten.hardswish_backward(grad, x),
+    "gelu": lambda grad, x: aten.gelu_backward(grad, x),
+    "gelu_tanh": lambda grad, x: aten.gelu_backward(grad, x, approximate="tanh"),
+    "hardsigmoid": lambda grad, x: aten.hardsigmoid_backward(grad, x),
+    "sigmoid": lambda grad, x: aten.sigmoid_backward(grad, torch.sigmoid(x)),
+}
+
+
+def save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keep what `conv2d` needs."""
+    x, weight, bias, ctx.stride, ctx.padding, ctx.dilation, ctx.groups, ctx.activation = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
+    """Gradients of `conv2d`, one for each of its arguments."""
+    x, weight, bias = ctx.saved_tensors
+    geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
+    grads = _stage(grad, x, weight, bias, *geometry, ctx.activation, ctx.needs_input_grad[:3])
+    return *grads, None, None, None, None, None
+
+
+def save_depthwise_conv2d(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keep what `depthwise_conv2d` needs."""
+    x, weight, bias, ctx.stride, ctx.padding, ctx.dilation, ctx.activation = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def depthwise_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
+    """Gradients of `depthwise_conv2d`, one for each of its arguments."""
+    x, weight, bias = ctx.saved_tensors
+    geometry = (ctx.stride, ctx.padding, ctx.dilation, x.shape[1])
+    grads = _stage(grad, x, weight, bias, *geometry, ctx.activation, ctx.needs_input_grad[:3])
+    return *grads, None, None, None, None
+
+
+def save_pointwise_conv2d(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keep what `pointwise_conv2d` needs; of a residual only that there was one."""
+    x, weight, bias, ctx.activation, _ = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def pointwise_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
+    """Gradients of `pointwise_conv2d`, one for each of its arguments; the residual's is `grad` itself."""
+    x, weight, bias = ctx.saved_tensors
+    grads = _stage(grad, x, weight, bias, *_POINTWISE, ctx.activation, ctx.needs_input_grad[:3])
+    return *grads, None, grad if ctx.needs_input_grad[4] else None
+
+
+def save_separable_conv2d(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keep what `separable_conv2d` needs: the tensors but the residual, no value between the stages."""
+    ctx.save_for_backward(*inputs[:5])
+    ctx.stride, ctx.padding, ctx.dilation, ctx.depthwise_activation, ctx.activation, _ = inputs[5:]
+
+
+def separable_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
+    """Gradients of `separable_conv2d`, one for each of its arguments."""
+    x, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias = ctx.saved_tensors
+    needs_x, needs_dw, needs_pw, needs_db, needs_pb = ctx.needs_input_grad[:5]
+    needs_first = needs_x or needs_dw or needs_db
+    first = (ctx.stride, ctx.padding, ctx.dilation, x.shape[1])
+
+    before = fallback.convolve(x, depthwise_weight, depthwise_bias, *first)
+    filtered = fallback.ACTIVATIONS[ctx.depthwise_activation](before)
+    grad_filtered, grad_pw, grad_pb = _stage(
+        grad,
+        filtered,
+        pointwise_weight,
+        pointwise_bias,
+        *_POINTWISE,
+        ctx.activation,
+        (needs_first, needs_pw, needs_pb),
+    )
+    grad_x = grad_dw = grad_db = None
+    if grad_filtered is not None:
+        if ctx.depthwise_activation is not None:
+            grad_filtered = ACTIVATIONS[ctx.depthwise_activation](grad_filtered, before)
+        grad_x, grad_dw, grad_db = _convolution(
+            grad_filtered, x, depthwise_weight, depthwise_bias, *first, (needs_x, needs_dw, needs_db)
+        )
+    residual = grad if ctx.needs_input_grad[10] else None
+    return grad_x, grad_dw, grad_pw, grad_db, grad_pb, None, None, None, None, None, residual
+
+
+_POINTWISE = ((1, 1), (0, 0, 0, 0), (1, 1), 1)
+
+
+def _stage(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str | None,
+    needed: Sequence[bool],
+) -> Gradients:
+    """Gradients of x, weight and bias through an activation and the convolution before it."""
+    if not any(needed):
+        return None, None, None
+    if activation is not None:
+        before = fallback.convolve(x, weight, bias, stride, padding, dilation, groups)
+        grad = ACTIVATIONS[activation](grad, before)
+    return _convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
+
+
+def _convolution(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> Gradients:
+    left, right, top, bottom = padding
+    symmetric = left == right and top == bottom
+    if symmetric:
+        around = [top, left]
+    else:
+        around = [0, 0]
+        x = F.pad(x, [left, right, top, bottom])
+    bias_sizes = None if bias is None else [weight.shape[0]]
+    mask = [bool(need) for need in needed]
+    grad_x, grad_weight, grad_bias = aten.convolution_backward(
+        grad, x, weight, bias_sizes, stride, around, dilation, False, [0, 0], groups, mask
+    )
+    if grad_x is not None and not symmetric:
+        grad_x = F.pad(grad_x, [-left, -right, -top, -bottom])
+    return (
+        grad_x if needed[0] else None,
+        grad_weight if needed[1] else None,
+        grad_bias if needed[2] else None,
+    )

@@ -1,0 +1,224 @@
+"""The operators as PyTorch knows them, `torch.ops.ninefold.*`: schemas, backends, fakes, gradients, autocast.
+
+Functional, one for each fused block. Arguments are those that `ninefold.ops` has checked and resolved:
+stride and dilation (h, w), padding (left, right, top, bottom). The result has the memory format of `x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ninefold.ops import backend, fallback, gradients
+from ninefold.ops.layout import memory_format
+
+_GEOMETRY = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation"
+_LIBRARY = torch.library.Library("ninefold", "DEF")
+
+
+def _conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str | None,
+) -> torch.Tensor:
+    shape = _output_shape(x, weight, stride, padding, dilation)
+    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3])
+    run = kernels.conv2d if kernels else fallback.conv2d
+    return _like(x, run(x, weight, bias, stride, padding, dilation, groups, activation))
+
+
+def _conv2d_fake(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str | None,
+) -> torch.Tensor:
+    return _empty(x, _output_shape(x, weight, stride, padding, dilation))
+
+
+def _depthwise_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None,
+) -> torch.Tensor:
+    shape = _output_shape(x, weight, stride, padding, dilation)
+    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3])
+    run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
+    return _like(x, run(x, weight, bias, stride, padding, dilation, activation))
+
+
+def _depthwise_conv2d_fake(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None,
+) -> torch.Tensor:
+    return _empty(x, _output_shape(x, weight, stride, padding, dilation))
+
+
+def _pointwise_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
+    run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
+    return _like(x, run(x, weight, bias, activation, residual))
+
+
+def _pointwise_conv2d_fake(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    return _empty(x, (x.shape[0], weight.shape[0], x.shape[2], x.shape[3]))
+
+
+def _separable_conv2d(
+    x: torch.Tensor,
+    depthwise_weight: torch.Tensor,
+    pointwise_weight: torch.Tensor,
+    depthwise_bias: torch.Tensor | None,
+    pointwise_bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    depthwise_activation: str | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    shape = _output_shape(x, depthwise_weight, stride, padding, dilation)
+    pixels = shape[2] * shape[3]
+    kernels = backend.for_call(x, pointwise_weight, shape[1] * pixels, pointwise_weight.shape[0] * pixels)
+    run = kernels.separable_conv2d if kernels else fallback.separable_conv2d
+    out = run(
+        x,
+        depthwise_weight,
+        pointwise_weight,
+        depthwise_bias,
+        pointwise_bias,
+        stride,
+        padding,
+        dilation,
+        depthwise_activation,
+        activation,
+        residual,
+    )
+    return _like(x, out)
+
+
+def _separable_conv2d_fake(
+    x: torch.Tensor,
+    depthwise_weight: torch.Tensor,
+    pointwise_weight: torch.Tensor,
+    depthwise_bias: torch.Tensor | None,
+    pointwise_bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    depthwise_activation: str | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    batch, _, height, width = _output_shape(x, depthwise_weight, stride, padding, dilation)
+    return _empty(x, (batch, pointwise_weight.shape[0], height, width))
+
+
+def _output_shape(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int, int, int]:
+    batch, _, height, width = x.shape
+    out_channels, _, tall, wide = weight.shape
+    left, right, top, bottom = padding
+    rows = (height + top + bottom - (tall - 1) * dilation[0] - 1) // stride[0] + 1
+    columns = (width + left + right - (wide - 1) * dilation[1] - 1) // stride[1] + 1
+    return batch, out_channels, rows, columns
+
+
+def _like(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return out.contiguous(memory_format=memory_format(x))
+
+
+def _empty(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+def _register(
+    schema: str,
+    run: Callable[..., torch.Tensor],
+    fake: Callable[..., torch.Tensor],
+    save: Callable[..., None],
+    backward: Callable[..., gradients.Gradients],
+    autocast: Callable[..., torch.Tensor],
+) -> torch._ops.OpOverload:
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    # Under autocast PyTorch's own operators choose the dtypes, each as it always does.
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        _LIBRARY.impl(name, autocast, key)
+    torch.library.register_fake(f"ninefold::{name}", fake, lib=_LIBRARY)
+    torch.library.register_autograd(f"ninefold::{name}", backward, setup_context=save, lib=_LIBRARY)
+    operator: torch._ops.OpOverload = getattr(torch.ops.ninefold, name).default
+    return operator
+
+
+conv2d = _register(
+    f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, SymInt groups, str? activation) -> Tensor",
+    _conv2d,
+    _conv2d_fake,
+    gradients.save_conv2d,
+    gradients.conv2d,
+    fallback.conv2d,
+)
+depthwise_conv2d = _register(
+    f"depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, str? activation) -> Tensor",
+    _depthwise_conv2d,
+    _depthwise_conv2d_fake,
+    gradients.save_depthwise_conv2d,
+    gradients.depthwise_conv2d,
+    fallback.depthwise_conv2d,
+)
+pointwise_conv2d = _register(
+    "pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? residual) -> Tensor",
+    _pointwise_conv2d,
+    _pointwise_conv2d_fake,
+    gradients.save_pointwise_conv2d,
+    gradients.pointwise_conv2d,
+    fallback.pointwise_conv2d,
+)
+separable_conv2d = _register(
+    "separable_conv2d(Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, "
+    f"Tensor? pointwise_bias, {_GEOMETRY}, str? depthwise_activation, str? activation, Tensor? residual) "
+    "-> Tensor",
+    _separable_conv2d,
+    _separable_conv2d_fake,
+    gradients.save_separable_conv2d,
+    gradients.separable_conv2d,
+    fallback.separable_conv2d,
+)
