@@ -1,0 +1,113 @@
+"""The activations, each written once, as Halide expressions.
+
+NaN goes through every one of them, as in PyTorch. Halide's own `clamp` and `max` turn NaN into a number, so none is
+used here: `clip` is two ordered comparisons that leave a NaN alone, and `strict_float` keeps the compiler from
+turning them back. On x86 each becomes one MAXPS or MINPS whose second operand is the value.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import halide as hl
+
+
+def f32(value: float) -> hl.Expr:
+    """A constant, rounded to float32 on purpose (Halide warns of each)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return hl.f32(value)
+
+
+def clip(value: hl.Expr, low: hl.Expr, high: hl.Expr) -> hl.Expr:
+    """min(max(value, low), high) that keeps NaN: none, relu and relu6 are this, with bounds given at run time."""
+    raised = hl.strict_float(hl.select(low > value, low, value))
+    return hl.strict_float(hl.select(high < raised, high, raised))
+
+
+def sigmoid(x: hl.Expr) -> hl.Expr:
+    """1 / (1 + exp(-x))."""
+    return f32(1) / (f32(1) + exponential(-x))
+
+
+def silu(x: hl.Expr) -> hl.Expr:
+    """x · sigmoid(x)."""
+    return x / (f32(1) + exponential(-x))
+
+
+def hardsigmoid(x: hl.Expr) -> hl.Expr:
+    """clip(x + 3, 0, 6) / 6."""
+    return clip(x + f32(3), f32(0), f32(6)) / f32(6)
+
+
+def hardswish(x: hl.Expr) -> hl.Expr:
+    """x · clip(x + 3, 0, 6) / 6."""
+    return x * clip(x + f32(3), f32(0), f32(6)) / f32(6)
+
+
+def gelu(x: hl.Expr) -> hl.Expr:
+    """x · Φ(x), with Φ the normal distribution: x/2 · erfc(-x/√2).
+
+    erfc rather than 1 + erf: for negative x the sum cancels and nothing of the result is left.
+    """
+    tail = f32(0.5) * complementary_error(hl.abs(x) * f32(math.sqrt(0.5)))
+    return x * hl.select(x < f32(0), tail, f32(1) - tail)
+
+
+def gelu_tanh(x: hl.Expr) -> hl.Expr:
+    """x/2 · (1 + tanh(√(2/π)·(x + 0.044715 x³))), with (1 + tanh(u))/2 = sigmoid(2u)."""
+    u = f32(2 * math.sqrt(2 / math.pi)) * (x + f32(0.044715) * x * x * x)
+    return x / (f32(1) + exponential(-u))
+
+
+def exponential(x: hl.Expr) -> hl.Expr:
+    """e^x in float32, within 2 ulp, with infinities and NaN as in C.
+
+    x = n·ln 2 + r with |r| ≤ ln 2 / 2, the ln 2 in two parts (Cody and Waite); e^r by Taylor's polynomial of degree
+    7, whose remainder is under 2^-27; 2^n as two factors, because n = 128 overflows one exponent field.
+    """
+    inside = clip(x, f32(-104), f32(89))
+    n = hl.strict_float(hl.round(inside * f32(math.log2(math.e))))
+    high = f32(0.693359375)  # nine bits: its product with n is exact
+    r = hl.strict_float(inside - n * high)
+    r = hl.strict_float(r - n * f32(math.log(2) - 0.693359375))
+    polynomial = f32(1 / math.factorial(7))
+    for k in range(6, -1, -1):
+        polynomial = polynomial * r + f32(1 / math.factorial(k))
+    whole = hl.i32(n)
+    half = whole >> 1
+    return polynomial * _power_of_two(half) * _power_of_two(whole - half)
+
+
+def _power_of_two(n: hl.Expr) -> hl.Expr:
+    return hl.reinterpret(hl.Float(32), (n + 127) << 23)
+
+
+# Numerical Recipes (Press et al., section 6.2): a Chebyshev fit of ln(erfc(z)/t) + z², highest power of t first.
+_ERFC = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196)
+_ERFC += (1.00002368, -1.26551223)
+
+
+def complementary_error(z: hl.Expr) -> hl.Expr:
+    """erfc(z) for z ≥ 0 as t·exp(-z² + P(t)) with t = 1/(1 + z/2).
+
+    The fit's error is relative (1.2e-7), so that small tails keep their digits.
+    """
+    t = f32(1) / (f32(1) + f32(0.5) * z)
+    polynomial = f32(_ERFC[0])
+    for coefficient in _ERFC[1:]:
+        polynomial = polynomial * t + f32(coefficient)
+    return t * exponential(polynomial - z * z)
+
+
+# What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every kernel.
+EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
+    "silu": silu,
+    "hardswish": hardswish,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "hardsigmoid": hardsigmoid,
+    "sigmoid": sigmoid,
+}

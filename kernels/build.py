@@ -1,0 +1,174 @@
+"""Compiles the kernels, ahead of time, one build target each. CMake is its caller.
+
+    python build.py list    --isas native                the kernels' names, one a line
+    python build.py kernel  --name avx2.depthwise_3x3_s1 -o DIR
+    python build.py table   --isas all -o DIR            the C++ table of what was compiled
+    python build.py runtime -o DIR                       Halide's own small runtime, once
+
+A name is `instruction set.kernel`; KERNELS below is the one list that drives compilation, table and dispatch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from targets import INSTRUCTION_SETS, InstructionSet
+
+# The kernels of one instruction set: C name -> a function that makes (Func, arguments). Halide is imported by the
+# operators' modules, so only where a kernel is really compiled.
+Maker = Callable[[InstructionSet], tuple]
+
+
+def kernels(isa: InstructionSet) -> dict[str, Maker]:
+    """Every kernel of one instruction set, by name."""
+    import activations
+    import conv2d
+    import depthwise
+    import epilogue
+    import limits
+    import pointwise
+
+    made: dict[str, Maker] = {}
+    for size, stride in depthwise.SPECIALISED:
+        made[f"depthwise_{size}x{size}_s{stride}"] = lambda isa, k=size, s=stride: depthwise.inner(isa, k, s)
+    for variant in depthwise.VARIANTS:
+        made[f"depthwise_{variant}"] = lambda isa, v=variant: depthwise.anywhere(isa, v)
+    for width, heights in isa.tiles.items():
+        for pixels in heights:
+            made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(isa, w, p)
+    for columns in isa.tiles[isa.conv2d_panel]:
+        made[f"conv2d_{columns}"] = lambda isa, n=columns: conv2d.conv2d(isa, n)
+    for name in activations.EPILOGUES:
+        made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
+    made["epilogue_add"] = epilogue.add
+    made["limit_fma"] = limits.fma
+    made["limit_copy"] = limits.copy
+    return made
+
+
+def chosen(isas: str) -> list[InstructionSet]:
+    """The instruction sets that "all", "native" or a comma-separated list stands for, best first."""
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    here = [row for row in INSTRUCTION_SETS.values() if row.target.startswith("arm") == arm]
+    if isas == "all":
+        return here
+    if isas == "native":
+        flags = set() if arm else set(_processor_flags())
+        needs = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}, "avx2": {"avx2", "fma", "f16c"}}
+        return [next(row for row in here if needs.get(row.name, set()) <= flags)]
+    unknown = set(isas.split(",")) - INSTRUCTION_SETS.keys()
+    if unknown:
+        raise SystemExit(f"`isas` must be all, native or of {', '.join(INSTRUCTION_SETS)}, got {isas}")
+    return [INSTRUCTION_SETS[name] for name in isas.split(",")]
+
+
+def _processor_flags() -> list[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return line.split(":")[1].split()
+    return []
+
+
+def compile_kernel(name: str, folder: Path) -> None:
+    """Write one kernel's object file, and say what it cost."""
+    import halide as hl
+
+    isa_name, kernel = name.split(".")
+    isa = INSTRUCTION_SETS[isa_name]
+    start = time.perf_counter()
+    func, arguments = kernels(isa)[kernel](isa)
+    path = folder / f"{name}.o"
+    outputs = {hl.OutputFileType.object: str(path)}
+    func.compile_to(outputs, arguments, f"ninefold_{isa_name}_{kernel}", hl.Target(isa.features))
+    print(f"{name}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def write_table(isas: list[InstructionSet], folder: Path) -> None:
+    """Write table.cpp: each kernel declared with its type, and one row of function pointers per instruction set."""
+    lines = ['#include "kernels.h"', "", "namespace ninefold {", 'extern "C" {']
+    rows = []
+    for isa in isas:
+        for kernel in kernels(isa):
+            lines.append(f"{_c_type(kernel)} ninefold_{isa.name}_{kernel};")
+        rows.append(_table_row(isa))
+    lines += ["}", "", "const std::vector<Kernels>& compiled() {", "  static const std::vector<Kernels> rows = {"]
+    lines += rows
+    lines += ["  };", "  return rows;", "}", "}  // namespace ninefold", ""]
+    (folder / "table.cpp").write_text("\n".join(lines))
+
+
+def _c_type(kernel: str) -> str:
+    kinds = {
+        "conv2d": "Conv2dKernel",
+        "pointwise": "PointwiseKernel",
+        "epilogue_add": "AddKernel",
+        "epilogue": "EpilogueKernel",
+        "limit_fma": "FmaKernel",
+        "limit_copy": "EpilogueKernel",
+        "depthwise_3": "DepthwiseInnerKernel",
+        "depthwise_5": "DepthwiseInnerKernel",
+        "depthwise_7": "DepthwiseInnerKernel",
+        "depthwise": "DepthwiseAnywhereKernel",
+    }
+    return kinds[max((k for k in kinds if kernel.startswith(k)), key=len)]
+
+
+def _table_row(isa: InstructionSet) -> str:
+    import activations
+    import depthwise
+    import limits
+
+    def symbol(kernel: str) -> str:
+        return f"ninefold_{isa.name}_{kernel}"
+
+    inner = ", ".join(f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}}}" for k, s in depthwise.SPECIALISED)
+    panels = ", ".join(
+        "{%d, {%s}}" % (width, ", ".join(f"{{{p}, {symbol(f'pointwise_{p}x{width}')}}}" for p in heights))
+        for width, heights in sorted(isa.tiles.items())
+    )
+    columns = ", ".join(f"{{{n}, {symbol(f'conv2d_{n}')}}}" for n in isa.tiles[isa.conv2d_panel])
+    epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
+    anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
+    return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.lanes * isa.depthwise_vectors},
+     {{{inner}}},
+     {anywhere},
+     {{{panels}}},
+     {isa.conv2d_panel}, {{{columns}}},
+     {{{epilogues}}},
+     {symbol("epilogue_add")}, {symbol("limit_fma")}, {symbol("limit_copy")}, {isa.lanes * limits.VECTORS}}},"""
+
+
+def compile_runtime(isas: list[InstructionSet], folder: Path) -> None:
+    """Write runtime.o: what the kernels call when a bound is wrong."""
+    import halide as hl
+
+    hl.compile_standalone_runtime(str(folder / "runtime.o"), hl.Target(isas[-1].target))
+
+
+def main() -> None:
+    """Run one step of the build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("list", "kernel", "table", "runtime"))
+    parser.add_argument("--isas", default="all")
+    parser.add_argument("--name")
+    parser.add_argument("-o", "--output", type=Path, default=Path("."))
+    arguments = parser.parse_args()
+    if arguments.step == "kernel":
+        compile_kernel(arguments.name, arguments.output)
+        return
+    isas = chosen(arguments.isas)
+    if arguments.step == "list":
+        print(os.linesep.join(f"{isa.name}.{kernel}" for isa in isas for kernel in kernels(isa)))
+    elif arguments.step == "table":
+        write_table(isas, arguments.output)
+    else:
+        compile_runtime(isas, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

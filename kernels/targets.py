@@ -1,0 +1,79 @@
+"""The instruction sets, one row each: what Halide compiles for, and the tiles that suit its registers.
+
+A tile is what one micro-kernel keeps in registers: `pixels` × `channels` accumulators. The figures behind the choices
+are in each operator's file. A new instruction set is a new row here, and its test in `runtime/dispatch.cpp`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One instruction set: Halide's target, and the tile shapes of its kernels."""
+
+    name: str  # what NINEFOLD_ISA calls it
+    target: str  # Halide's name for it
+    lanes: int  # float32 values in a vector register
+    # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every list
+    # ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
+    tiles: dict[int, tuple[int, ...]]
+    conv2d_panel: int  # the panel width that the standard convolution uses
+    depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads
+    depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
+
+    @property
+    def features(self) -> str:
+        """Halide's target string. 64-bit indices: 32-bit ones cost a sign extension per load, 20 % of depthwise."""
+        return f"{self.target}-large_buffers-no_runtime"
+
+
+_X86 = "x86-64-linux"
+
+INSTRUCTION_SETS = {
+    row.name: row
+    for row in (
+        # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the same,
+        # 24×16 only 80 at 512 channels.
+        InstructionSet(
+            "avx512",
+            f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
+            lanes=16,
+            tiles={16: (12, 4, 1), 32: (12, 4, 1)},
+            conv2d_panel=32,
+            depthwise_columns=4,
+            depthwise_vectors=4,
+        ),
+        # 16 registers: 6×16 and 4×24 leave room for the panel's vectors and one broadcast.
+        InstructionSet(
+            "avx2",
+            f"{_X86}-avx2-avx-f16c-fma-sse41",
+            lanes=8,
+            tiles={8: (6, 2, 1), 16: (6, 2, 1), 24: (4, 1)},
+            conv2d_panel=16,
+            depthwise_columns=4,
+            depthwise_vectors=4,
+        ),
+        # No fused multiply-add: the product takes a register of its own.
+        InstructionSet(
+            "sse41",
+            f"{_X86}-sse41",
+            lanes=4,
+            tiles={8: (4, 1)},
+            conv2d_panel=8,
+            depthwise_columns=4,
+            depthwise_vectors=4,
+        ),
+        # 32 registers of four floats, multiply-add by a lane: 8×12 keeps 24 accumulators.
+        InstructionSet(
+            "neon",
+            "arm-64-linux",
+            lanes=4,
+            tiles={4: (8, 1), 12: (8, 4, 1)},
+            conv2d_panel=12,
+            depthwise_columns=4,
+            depthwise_vectors=4,
+        ),
+    )
+}
