@@ -7,8 +7,7 @@ With M input channels, N output channels, a kernel of Dk × Dk and an output of 
     separable / standard            1/N + 1/Dk²
 
 Sizes are an int or a (height, width) pair, and Dg is the output's: a stride shows only there. A depth
-multiplier widens the depthwise stage. Biases, batch-norm and additions are not counted. Integers and fractions
-only.
+multiplier widens the depthwise stage. Biases, batch-norm and additions are not counted.
 """
 
 from __future__ import annotations

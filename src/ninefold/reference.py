@@ -113,7 +113,7 @@ def pointwise_conv2d(
     activation: str | None = None,
     residual: ArrayLike | None = None,
 ) -> Array:
-    """Combine the channels of each pixel; `weight` is (N, C, 1, 1). The residual is added after the activation."""
+    """Combine each pixel's channels; `weight` is (N, C, 1, 1). The residual is added after the activation."""
     x, weight, bias = _arrays(x, weight, bias)
     shape = ConvShape.pointwise(x.shape, weight.shape, bias_shape=_shape(bias))
     if residual is not None:

@@ -1,7 +1,7 @@
 """The command `ninefold`: a table of subcommands, and what becomes of an error.
 
 To add a subcommand, add its line to COMMANDS and write `ninefold/cli/NAME.py` with a click command called
-`command`; its docstring is its help and holds an example. Its module is imported when it is asked for, not before.
+`command`; its docstring is its help and holds an example. Its module is imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Commands(click.Group):
         **extra: Any,
     ) -> Any:
         """Run the command line and exit: 0, or 2 with one line on stderr for bad usage or bad input."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")

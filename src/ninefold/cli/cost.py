@@ -70,8 +70,13 @@ def command(
     if size is not None and (stride is not None or padding is not None):
         raise click.UsageError("'--stride' and '--padding' go with '--input-size'; '--size' is the output's.")
     if size is None:
-        sides: Any = int(padding) if padding and re.fullmatch(r"-?[0-9]+", padding) else padding
-        size = output_size(input_size, kernel, stride=stride or 1, padding=sides or 0)
+        sides = "0" if padding is None else padding
+        size = output_size(
+            input_size,
+            kernel,
+            stride=stride or 1,
+            padding=int(sides) if re.fullmatch(r"-?[0-9]+", sides) else sides,
+        )
     rows = cost.table(in_channels, out_channels, kernel, size, multiplier=multiplier)
     if as_json:
         layer = {
