@@ -1,0 +1,221 @@
+"""The compiled kernels, for dense float32 tensors on the CPU: weights packed into the extension, images passed as NHWC.
+
+The callers have checked shapes, types and sizes (`ninefold.shape`, `ops.backend`); here addresses are taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from ninefold import _kernels
+except ImportError:
+    _kernels = None  # type: ignore[assignment]
+
+Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]
+
+
+def available() -> bool:
+    """Whether the extension was built for this platform and this processor can run it."""
+    return _kernels is not None and bool(_kernels.instruction_sets())
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that were compiled and that this processor has, best first."""
+    return list(_kernels.instruction_sets()) if _kernels is not None else []
+
+
+def instruction_set() -> str:
+    """The one that weights are packed for from now on."""
+    return str(_kernels.instruction_set())
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Pack for this instruction set inside the block: for tests and benchmarks."""
+    before = instruction_set()
+    _kernels.use(name)
+    try:
+        yield
+    finally:
+        _kernels.use(before)
+
+
+class Convolution:
+    """One convolution with its weights packed: a depthwise, a pointwise or a standard kernel, whichever fits."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        dilation: Pair,
+        groups: int,
+        activation: str | None,
+        channels: int,
+    ) -> None:
+        self.out_channels, _, kh, kw = weight.shape
+        self.kernel_size, self.stride, self.dilation = (kh, kw), stride, dilation
+        window = _kernels.Window(kh, kw, *stride, *dilation)
+        name = activation or ""
+        weight, offset = _dense(weight), bias if bias is None else _dense(bias)
+        addresses = weight.data_ptr(), 0 if offset is None else offset.data_ptr()
+        self.flat = (kh, kw, *stride, groups) == (1, 1, 1, 1, 1)
+        self.depthwise = groups == channels and groups > 1 or (groups == channels == 1 and self.out_channels == 1)
+        if self.flat:
+            self.kernel: Any = _kernels.Pointwise(*addresses, channels, self.out_channels, name)
+        elif self.depthwise:
+            self.kernel = _kernels.Depthwise(*addresses, channels, self.out_channels // channels, window, name)
+        else:
+            self.kernel = _kernels.Conv2d(*addresses, channels, self.out_channels, groups, window, name)
+
+    def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
+        """Convolve x (batch, C, H, W); the result is channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, c, h, w = x.shape
+        if self.flat and padding == (0, 0, 0, 0):
+            out = _empty(n, self.out_channels, h, w)
+            if residual is not None:
+                residual = residual.contiguous(memory_format=torch.channels_last)
+            added = 0 if residual is None else residual.data_ptr()
+            self.kernel.run(x.data_ptr(), n * h * w, added, out.data_ptr(), torch.get_num_threads())
+            return out
+        if self.flat:
+            return self(torch.nn.functional.pad(x, padding), (0, 0, 0, 0), residual)
+        out = _empty(n, self.out_channels, *_output_size(self, h, w, padding))
+        sides = _kernels.Padding(*padding)
+        self.kernel.run(x.data_ptr(), n, h, w, c, sides, out.data_ptr(), torch.get_num_threads())
+        return out if residual is None else out.add_(residual)
+
+
+class Separable:
+    """A depthwise and a pointwise convolution as one call, the filtered image never leaving the cache."""
+
+    def __init__(
+        self,
+        depthwise_weight: Tensor,
+        pointwise_weight: Tensor,
+        depthwise_bias: Tensor | None,
+        pointwise_bias: Tensor | None,
+        stride: Pair,
+        dilation: Pair,
+        depthwise_activation: str | None,
+        activation: str | None,
+        channels: int,
+    ) -> None:
+        hidden, _, kh, kw = depthwise_weight.shape
+        self.out_channels = pointwise_weight.shape[0]
+        self.kernel_size, self.stride, self.dilation = (kh, kw), stride, dilation
+        window = _kernels.Window(kh, kw, *stride, *dilation)
+        # The names hold the dense copies until the extension has read them.
+        stages = [_dense(depthwise_weight), _dense(pointwise_weight)]
+        offsets = [b if b is None else _dense(b) for b in (depthwise_bias, pointwise_bias)]
+        at = [0 if b is None else b.data_ptr() for b in offsets]
+        filtering = _kernels.Depthwise(
+            stages[0].data_ptr(), at[0], channels, hidden // channels, window, depthwise_activation or ""
+        )
+        combining = _kernels.Pointwise(
+            stages[1].data_ptr(), at[1], hidden, self.out_channels, activation or ""
+        )
+        self.kernel = _kernels.Separable(filtering, combining)
+
+    def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
+        """Convolve x (batch, C, H, W); the result is channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, c, h, w = x.shape
+        out = _empty(n, self.out_channels, *_output_size(self, h, w, padding))
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        added = 0 if residual is None else residual.data_ptr()
+        sides = _kernels.Padding(*padding)
+        self.kernel.run(x.data_ptr(), n, h, w, c, sides, added, out.data_ptr(), torch.get_num_threads())
+        return out
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    groups: int,
+    activation: str | None,
+) -> Tensor:
+    """`ops.conv2d` on checked arguments."""
+    return Convolution(weight, bias, stride, dilation, groups, activation, x.shape[1])(x, padding)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    activation: str | None,
+) -> Tensor:
+    """`ops.depthwise_conv2d` on checked arguments."""
+    channels = x.shape[1]
+    return Convolution(weight, bias, stride, dilation, channels, activation, channels)(x, padding)
+
+
+def pointwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None
+) -> Tensor:
+    """`ops.pointwise_conv2d` on checked arguments."""
+    return Convolution(weight, bias, (1, 1), (1, 1), 1, activation, x.shape[1])(x, (0, 0, 0, 0), residual)
+
+
+def separable_conv2d(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    depthwise_activation: str | None,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """`ops.separable_conv2d` on checked arguments."""
+    packed = Separable(
+        depthwise_weight,
+        pointwise_weight,
+        depthwise_bias,
+        pointwise_bias,
+        stride,
+        dilation,
+        depthwise_activation,
+        activation,
+        x.shape[1],
+    )
+    return packed(x, padding, residual)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous()
+
+
+def _empty(n: int, c: int, h: int, w: int) -> Tensor:
+    return torch.empty((n, c, h, w), memory_format=torch.channels_last)
+
+
+def _output_size(packed: Convolution | Separable, height: int, width: int, padding: Sides) -> Pair:
+    left, right, top, bottom = padding
+    (kh, kw), (sh, sw), (dh, dw) = packed.kernel_size, packed.stride, packed.dilation
+    tall, wide = height + top + bottom - dh * (kh - 1) - 1, width + left + right - dw * (kw - 1) - 1
+    return tall // sh + 1, wide // sw + 1
+
+
+if _kernels is not None and os.environ.get("NINEFOLD_ISA"):
+    _kernels.use(os.environ["NINEFOLD_ISA"])
