@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ninefold.ops import arguments, fallback, library
+from ninefold.ops import arguments, backend, fallback, library
 
 __all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
 
@@ -44,8 +44,7 @@ def conv2d(
     geometry = arguments.remembered(
         arguments.standard, x.shape, weight.shape, _shape(bias), stride, padding, dilation, groups, activation
     )
-    # PyTorch takes complex convolutions apart before their gradients; so does the path that has no operator.
-    run = fallback.conv2d if x.is_complex() else library.conv2d
+    run = fallback.conv2d if backend.taken_apart(x) else library.conv2d
     return run(x, weight, bias, *geometry, activation)
 
 
@@ -68,7 +67,7 @@ def depthwise_conv2d(
     stride, padding, dilation, _ = arguments.remembered(
         arguments.depthwise, x.shape, weight.shape, _shape(bias), stride, padding, dilation, activation
     )
-    run = fallback.depthwise_conv2d if x.is_complex() else library.depthwise_conv2d
+    run = fallback.depthwise_conv2d if backend.taken_apart(x) else library.depthwise_conv2d
     return run(x, weight, bias, stride, padding, dilation, activation)
 
 
@@ -89,7 +88,7 @@ def pointwise_conv2d(
     arguments.remembered(
         arguments.pointwise, x.shape, weight.shape, _shape(bias), activation, _shape(residual)
     )
-    run = fallback.pointwise_conv2d if x.is_complex() else library.pointwise_conv2d
+    run = fallback.pointwise_conv2d if backend.taken_apart(x) else library.pointwise_conv2d
     return run(x, weight, bias, activation, residual)
 
 
@@ -137,7 +136,7 @@ def separable_conv2d(
         _shape(residual),
     )
     weights = (depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias)
-    run = fallback.separable_conv2d if x.is_complex() else library.separable_conv2d
+    run = fallback.separable_conv2d if backend.taken_apart(x) else library.separable_conv2d
     return run(x, *weights, stride, padding, dilation, depthwise_activation, activation, residual)
 
 

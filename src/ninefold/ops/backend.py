@@ -8,6 +8,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
 
 # Offsets inside one image are 32-bit in the kernels.
 _MOST_ELEMENTS = 2**31
@@ -29,6 +30,20 @@ def kernels() -> ModuleType | None:
         stacklevel=2,
     )
     return None
+
+
+def taken_apart(x: torch.Tensor) -> bool:
+    """Whether a call runs as PyTorch's own operators one by one, without an operator of ninefold's.
+
+    So it is where PyTorch itself takes things apart: complex numbers, forward-mode gradients, `torch.func`.
+    """
+    if torch.compiler.is_compiling():
+        return x.is_complex()
+    return (
+        x.is_complex()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) -> ModuleType | None:
