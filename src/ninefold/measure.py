@@ -12,8 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from statistics import median
 from typing import Any
 
@@ -160,23 +161,24 @@ def limits(threads: int = 1, *, seconds: float = 0.2, tries: int = 3) -> Limits:
     if threads < 1:
         raise ValueError(f"`threads` must be positive, got {threads}")
     kernels = extension()
-    if kernels is not None:
-        peak, stream, source = kernels.fma_peak, kernels.stream, "ninefold's own loops"
+    if kernels is not None and kernels.instruction_sets():
+        peak, copy, source = kernels.fma_peak, kernels.copy_bandwidth, "ninefold's own loops"
     else:
-        peak, stream, source = _matmul_peak, _copy_stream, "PyTorch's matmul and copy, a lower bound"
-    gflops = max(peak(threads, seconds) for _ in range(tries))
+        peak, copy, source = _matmul_peak, _copy_bandwidth, "PyTorch's matmul and copy, a lower bound"
+    operations = max(peak(threads, seconds) for _ in range(tries))
     bandwidths = tuple(
-        Bandwidth(level, size, max(stream(size, threads, seconds) for _ in range(tries)))
+        Bandwidth(level, size, max(copy(size // threads, threads, seconds) for _ in range(tries)) / 1e9)
         for level, size in _working_sets(threads).items()
     )
-    return Limits(threads, gflops, bandwidths, source)
+    return Limits(threads, operations / 1e9, bandwidths, source)
 
 
 def extension() -> Any | None:
     """The compiled extension, or None where it was not built or does not load."""
+    # PyTorch first, where there is one: the extension then runs on its OpenMP runtime.
+    with suppress(ImportError):
+        import torch  # noqa: F401
     try:
-        from importlib import import_module
-
         return import_module("ninefold._kernels")
     except ImportError:
         return None
@@ -199,15 +201,15 @@ def _matmul_peak(threads: int, seconds: float) -> float:
 
     size = 1024
     a, b = torch.rand(size, size), torch.rand(size, size)
-    return 2 * size**3 / _best(lambda: torch.mm(a, b), threads, seconds) / 1e9
+    return 2 * size**3 / _best(lambda: torch.mm(a, b), threads, seconds)
 
 
-def _copy_stream(size: int, threads: int, seconds: float) -> float:
+def _copy_bandwidth(size: int, threads: int, seconds: float) -> float:
     import torch
 
-    source = torch.rand(size // 8)
+    source = torch.rand(size * threads // 8)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best(lambda: target.copy_(source), threads, seconds) / 1e9
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), threads, seconds)
 
 
 def _best(run: Run, threads: int, seconds: float) -> float:
