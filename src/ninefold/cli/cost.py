@@ -116,10 +116,10 @@ def _print_table(rows: tuple[cost.Row, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("one image")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # Where the terminal is narrow, an exact number is folded rather than cut.
+    table.add_column("one image", overflow="fold")
     for name in ("output", "multiplications", "parameters"):
-        # An exact number is folded rather than cut where the terminal is narrow.
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         output = "×".join(map(str, row.output)) if row.output else ""
@@ -132,7 +132,7 @@ def _print_table(rows: tuple[cost.Row, ...]) -> None:
 
 
 def _number(value: int | Fraction) -> str:
-    return _ratio(value) if isinstance(value, Fraction) else f"{value:,}"
+    return str(value) if isinstance(value, Fraction) else f"{value:,}"
 
 
 def _ratio(value: int | Fraction) -> str:
