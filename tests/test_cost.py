@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninefold import cost
@@ -65,6 +65,7 @@ def test_counting_by_hand_agrees(channels, kernels, kernel, output, multiplier):
     assert both.output == second.output
 
 
+@settings(deadline=None)
 @given(in_channels=counts, out_channels=counts, kernel=counts, size=sizes)
 def test_the_ratio_is_one_over_n_plus_one_over_dk_squared(in_channels, out_channels, kernel, size):
     both = cost.compare(in_channels, out_channels, kernel, size)
@@ -74,6 +75,7 @@ def test_the_ratio_is_one_over_n_plus_one_over_dk_squared(in_channels, out_chann
     assert Fraction(both.separable.multiplications, both.standard.multiplications) == expected
 
 
+@settings(deadline=None)
 @given(in_channels=counts, out_channels=counts, tall=counts, wide=counts, size=sizes, multiplier=multipliers)
 def test_the_ratio_of_rectangular_kernels_and_depth_multipliers(
     in_channels, out_channels, tall, wide, size, multiplier
@@ -84,6 +86,7 @@ def test_the_ratio_of_rectangular_kernels_and_depth_multipliers(
     assert both.parameter_ratio == expected
 
 
+@settings(deadline=None)
 @given(in_channels=counts, out_channels=counts, kernel=sizes, size=sizes, multiplier=multipliers)
 def test_separable_is_its_two_stages(in_channels, out_channels, kernel, size, multiplier):
     stages = (
@@ -94,6 +97,7 @@ def test_separable_is_its_two_stages(in_channels, out_channels, kernel, size, mu
     assert whole == stages[0] + stages[1] == sum(stages)
 
 
+@settings(deadline=None)
 @given(
     channels=st.integers(1, 8),
     multiplier=st.integers(1, 4),

@@ -62,7 +62,7 @@ def imported(tree: ast.AST, package: str, *, lazy: bool = True) -> Iterator[str]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            # In `from ninefold import cost` the room is among the names, in `from ninefold.cost import of` before.
+            # The room may be among the names (`from ninefold import cost`) or before them.
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and node.args:
             function = (
