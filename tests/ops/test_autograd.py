@@ -1,0 +1,155 @@
+"""Operators inside PyTorch: registration, gradients, compilation, export, function transforms."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from ninefold import ops
+from ninefold.ops import fallback, library
+from ninefold.shape import ACTIVATIONS
+
+
+def _tensor(*shape: int, layout: torch.memory_format = torch.contiguous_format, **options) -> torch.Tensor:
+    made = torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), **options)
+    return made.to(memory_format=layout).requires_grad_() if len(shape) == 4 else made.requires_grad_()
+
+
+def _samples(batch: int, layout: torch.memory_format, **options):
+    def t(*shape):
+        return _tensor(*shape, layout=layout, **options)
+
+    x = t(batch, 4, 7, 6)
+    geometry = ((2, 1), (1, 0, 2, 1), (1, 2))
+    return {
+        "conv2d": (x, t(6, 2, 3, 3), _tensor(6, **options), *geometry, 2, "relu6"),
+        "depthwise_conv2d": (x, t(8, 1, 3, 3), None, (1, 1), (1, 1, 1, 1), (1, 1), "silu"),
+        "pointwise_conv2d": (x, t(5, 4, 1, 1), _tensor(5, **options), "gelu_tanh", t(batch, 5, 7, 6)),
+        "separable_conv2d": (
+            *(x, t(8, 1, 3, 3), t(5, 8, 1, 1), _tensor(8, **options), None, *geometry),
+            *("hardswish", None, t(batch, 5, 4, 3)),
+        ),
+    }
+
+
+NAMES = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(isa, layout, name, batch):
+    torch.library.opcheck(getattr(library, name), _samples(batch, layout)[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_the_parts(isa, layout, name):
+    sample = _samples(2, layout)[name]
+    inputs = [value for value in sample if isinstance(value, torch.Tensor)]
+    got, want = getattr(library, name)(*sample), getattr(fallback, name)(*sample)
+    grad = torch.randn_like(want)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_gradients_asked_for_are_made(name):
+    sample = [
+        value.detach() if isinstance(value, torch.Tensor) else value
+        for value in _samples(2, torch.contiguous_format)[name]
+    ]
+    for index, value in enumerate(sample):
+        if isinstance(value, torch.Tensor):
+            one = [*sample[:index], value.clone().requires_grad_(), *sample[index + 1 :]]
+            getattr(library, name)(*one).sum().backward()
+            assert one[index].grad.shape == value.shape
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_gradcheck(activation):
+    double = {"dtype": torch.float64}
+    inputs = (
+        *(_tensor(2, 3, 5, 6, **double), _tensor(6, 1, 3, 3, **double), _tensor(4, 6, 1, 1, **double)),
+        *(_tensor(6, **double), _tensor(4, **double), _tensor(2, 4, 3, 3, **double)),
+    )
+
+    def run(x, depthwise, pointwise, depthwise_bias, pointwise_bias, residual):
+        return ops.separable_conv2d(
+            *(x, depthwise, pointwise, depthwise_bias, pointwise_bias),
+            stride=2,
+            padding=(0, 1, 2, 0),
+            depthwise_activation=activation,
+            activation=activation,
+            residual=residual,
+        )
+
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    if activation == "hardsigmoid":  # PyTorch has no second gradient for it, and says so
+        with pytest.raises(
+            RuntimeError, match="derivative for aten::hardsigmoid_backward is not implemented"
+        ):
+            torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+    else:
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+def _block(x, depthwise, pointwise):
+    return ops.separable_conv2d(
+        x, depthwise, pointwise, stride=2, padding="same_upper", depthwise_activation="silu"
+    )
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compiles_whole_with_its_gradients(isa, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(_block, backend="aot_eager", dynamic=dynamic, fullgraph=True)
+    for size in ((6, 7), (5, 5), (8, 4)):
+        inputs = [_tensor(2, 4, *size), _tensor(4, 1, 3, 3), _tensor(3, 4, 1, 1)]
+        got, want = compiled(*inputs), _block(*inputs)
+        torch.testing.assert_close(got, want)
+        grad = torch.randn_like(want)
+        torch.testing.assert_close(
+            torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad)
+        )
+
+
+def test_exports_with_a_dynamic_batch():
+    class Model(torch.nn.Module):
+        def forward(self, x, depthwise, pointwise):
+            return _block(x, depthwise, pointwise)
+
+    inputs = (torch.randn(2, 4, 6, 7), torch.randn(4, 1, 3, 3), torch.randn(3, 4, 1, 1))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Model(), inputs, dynamic_shapes=({0: batch}, None, None))
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert names == ["ninefold.separable_conv2d.default"]
+    other = (torch.randn(5, 4, 6, 7), *inputs[1:])
+    torch.testing.assert_close(program.module()(*other), _block(*other))
+
+
+def test_function_transforms():
+    x, weight = torch.randn(3, 1, 4, 5, 5), torch.randn(2, 4, 1, 1)
+
+    def run(x):
+        return ops.pointwise_conv2d(x, weight, activation="relu")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(torch.vmap(run)(x), torch.stack([run(each) for each in x]))
+    gradient = torch.func.grad(lambda x: run(x).sum())(x[0])
+    leaf = x[0].clone().requires_grad_()
+    run(leaf).sum().backward()
+    torch.testing.assert_close(gradient, leaf.grad)
+    direction = torch.randn_like(x[0])
+    _, tangent = torch.func.jvp(lambda x: ops.pointwise_conv2d(x, weight), (x[0],), (direction,))
+    torch.testing.assert_close(tangent, ops.pointwise_conv2d(direction, weight))
+
+
+def test_inference_mode_and_no_grad_give_no_graph():
+    x, weight = _tensor(1, 4, 5, 5), _tensor(2, 4, 1, 1)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert not ops.pointwise_conv2d(x, weight).requires_grad

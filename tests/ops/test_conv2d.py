@@ -1,0 +1,74 @@
+"""Standard and grouped convolution against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ninefold import ops, reference
+
+GEOMETRIES = [
+    {},
+    {"padding": 1},
+    {"stride": 2, "padding": 1},
+    {"stride": (2, 1), "padding": (0, 1)},
+    {"stride": 2, "padding": "same_upper"},
+    {"padding": "same", "dilation": 2},
+    {"padding": (2, 0, 1, 3)},
+    {"dilation": (1, 2), "padding": "same_upper", "stride": (1, 3)},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (3, 3), (5, 1)], ids=str)
+def test_equals_the_reference(isa, threads, layout, integers, assert_right, kernel, geometry):
+    x, weight, bias = integers(2, 5, 13, 11), integers(7, 5, *kernel), integers(7)
+    want = reference.conv2d(x, weight, bias, activation="relu6", **geometry)
+    got = ops.conv2d(x.to(memory_format=layout), weight, bias, activation="relu6", **geometry)
+    assert_right(got, want, "relu6")
+    assert got.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "out_channels"), [(2, 6, 4), (3, 6, 33), (4, 4, 12), (5, 5, 5)]
+)
+def test_groups(isa, layout, integers, assert_right, groups, channels, out_channels):
+    x, weight = integers(2, channels, 8, 9), integers(out_channels, channels // groups, 3, 3)
+    got = ops.conv2d(x.to(memory_format=layout), weight, groups=groups, padding=1, stride=2)
+    assert_right(got, reference.conv2d(x, weight, groups=groups, padding=1, stride=2))
+
+
+def test_every_activation(isa, integers, activation, assert_right):
+    x, weight, bias = integers(1, 3, 9, 9), integers(18, 3, 3, 3) / 4, integers(18)
+    got = ops.conv2d(x, weight, bias, activation=activation)
+    assert_right(got, reference.conv2d(x, weight, bias, activation=activation), activation)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("out_channels", [1, 7, 8, 15, 16, 17, 31, 32, 33])
+def test_channel_tails(isa, integers, assert_right, channels, out_channels):
+    x, weight, bias = (
+        integers(1, channels, 7, 6),
+        integers(out_channels, channels, 3, 3),
+        integers(out_channels),
+    )
+    got = ops.conv2d(x, weight, bias, stride=2, padding="same_upper")
+    assert_right(got, reference.conv2d(x, weight, bias, stride=2, padding="same_upper"))
+
+
+def test_random_reals_are_within_the_bound_of_a_sum(isa, threads, reals):
+    x, weight = reals(2, 24, 14, 14), reals(33, 24, 3, 3)
+    want = reference.conv2d(x, weight, padding=1)
+    # Every partial sum rounds by at most half a unit in the last place of the sum of magnitudes.
+    magnitudes = reference.conv2d(x.abs(), weight.abs(), padding=1)
+    bound = (24 * 9) * 2.0**-24 * magnitudes
+    assert (abs(ops.conv2d(x, weight, padding=1).numpy() - want) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_other_dtypes_go_to_pytorch(integers, dtype):
+    x, weight = integers(1, 2, 5, 5).to(dtype), integers(3, 2, 3, 3).to(dtype)
+    got = ops.conv2d(x, weight, padding=(1, 0, 0, 1))
+    assert got.dtype is dtype
+    want = reference.conv2d(x.real.float(), weight.real.float(), padding=(1, 0, 0, 1))
+    assert torch.equal(got, torch.from_numpy(want).to(dtype))

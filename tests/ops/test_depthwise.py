@@ -1,0 +1,57 @@
+"""Depthwise convolution against the reference."""
+
+from __future__ import annotations
+
+import pytest
+
+from ninefold import ops, reference
+
+GEOMETRIES = [
+    {"padding": 1},
+    {"stride": 2},
+    {"stride": 2, "padding": "same_upper"},
+    {"padding": "same", "dilation": (2, 3)},
+    {"stride": (1, 2), "padding": (0, 3, 2, 0)},
+    {"stride": 3, "padding": (1, 2), "dilation": 2},
+]
+KERNELS = [(1, 1), (1, 3), (3, 3), (4, 2), (5, 5), (7, 7), (9, 3), (11, 11)]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_equals_the_reference(isa, threads, layout, integers, assert_right, kernel, geometry):
+    x, weight, bias = integers(2, 9, 25, 23), integers(9, 1, *kernel), integers(9)
+    want = reference.depthwise_conv2d(x, weight, bias, activation="relu", **geometry)
+    got = ops.depthwise_conv2d(x.to(memory_format=layout), weight, bias, activation="relu", **geometry)
+    assert_right(got, want, "relu")
+    assert got.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("multiplier", [1, 2, 3, 5])
+@pytest.mark.parametrize("channels", [1, 2, 7, 16, 33])
+def test_multipliers(isa, layout, integers, assert_right, channels, multiplier):
+    x, weight = integers(1, channels, 8, 7), integers(channels * multiplier, 1, 3, 3)
+    got = ops.depthwise_conv2d(x.to(memory_format=layout), weight, padding=1)
+    assert_right(got, reference.depthwise_conv2d(x, weight, padding=1))
+
+
+@pytest.mark.parametrize("channels", range(1, 34))
+def test_channel_tails(isa, integers, assert_right, channels):
+    x, weight, bias = integers(2, channels, 9, 8), integers(channels, 1, 3, 3), integers(channels)
+    for stride in (1, 2):
+        got = ops.depthwise_conv2d(x, weight, bias, stride=stride, padding=1)
+        assert_right(got, reference.depthwise_conv2d(x, weight, bias, stride=stride, padding=1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 1), (4, 17), (31, 2)], ids=str)
+def test_small_and_narrow_images(isa, threads, integers, assert_right, size):
+    x, weight = integers(3, 17, *size), integers(17, 1, 3, 3)
+    for stride in (1, 2):
+        got = ops.depthwise_conv2d(x, weight, stride=stride, padding="same_upper")
+        assert_right(got, reference.depthwise_conv2d(x, weight, stride=stride, padding="same_upper"))
+
+
+def test_every_activation(isa, integers, activation, assert_right):
+    x, weight, bias = integers(1, 18, 9, 9), integers(18, 1, 3, 3) / 4, integers(18)
+    got = ops.depthwise_conv2d(x, weight, bias, activation=activation)
+    assert_right(got, reference.depthwise_conv2d(x, weight, bias, activation=activation), activation)

@@ -1,0 +1,46 @@
+"""Pointwise convolution against the reference."""
+
+from __future__ import annotations
+
+import pytest
+
+from ninefold import ops, reference
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 7), (14, 3)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 16, 33])
+@pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+def test_equals_the_reference(isa, threads, layout, integers, assert_right, size, channels, with_residual):
+    x, weight, bias = integers(2, channels, *size), integers(24, channels, 1, 1), integers(24)
+    residual = integers(2, 24, *size) if with_residual else None
+    want = reference.pointwise_conv2d(x, weight, bias, activation="relu6", residual=residual)
+    got = ops.pointwise_conv2d(
+        x.to(memory_format=layout), weight, bias, activation="relu6", residual=residual
+    )
+    assert_right(got, want, "relu6")
+
+
+@pytest.mark.parametrize("out_channels", range(1, 34))
+def test_channel_tails(isa, integers, assert_right, out_channels):
+    for channels in (out_channels, 34 - out_channels):
+        x, weight, bias = (
+            integers(1, channels, 5, 3),
+            integers(out_channels, channels, 1, 1),
+            integers(out_channels),
+        )
+        assert_right(ops.pointwise_conv2d(x, weight, bias), reference.pointwise_conv2d(x, weight, bias))
+
+
+def test_every_activation_comes_before_the_residual(isa, integers, activation, assert_right):
+    x, weight, bias = integers(1, 6, 9, 9), integers(18, 6, 1, 1) / 4, integers(18)
+    residual = integers(1, 18, 9, 9)
+    got = ops.pointwise_conv2d(x, weight, bias, activation=activation, residual=residual)
+    want = reference.pointwise_conv2d(x, weight, bias, activation=activation, residual=residual)
+    assert_right(got, want, activation)
+
+
+def test_the_residual_is_left_as_it_was(isa, layout, integers):
+    x, weight, residual = integers(1, 6, 4, 4), integers(6, 6, 1, 1), integers(1, 6, 4, 4)
+    before = residual.clone()
+    ops.pointwise_conv2d(x.to(memory_format=layout), weight, residual=residual)
+    assert residual.equal(before)
