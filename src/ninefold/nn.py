@@ -207,7 +207,8 @@ class SeparableConv2d(nn.Module):
     ) -> SeparableConv2d:
         """Make the layer from Keras's kernels (kh, kw, C, multiplier) and (1, 1, C·multiplier, N).
 
-        `bias` is (N,). Arrays of any kind; `options` are the constructor's stride, padding, dilation and activations.
+        `bias` is (N,). Arrays of any kind; `options` are the constructor's stride, padding, dilation and
+        activations.
         """
         depthwise = _keras_depthwise("depthwise_kernel", depthwise_kernel)
         pointwise = _keras_pointwise("pointwise_kernel", pointwise_kernel)
