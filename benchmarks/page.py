@@ -1,0 +1,57 @@
+"""What every benchmark prints under its figures: the machine, its limits, the versions, the command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ninefold.report.data import Machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns lined up so that it reads as well on a terminal."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if position == 0 else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join(
+        "-" * (width + 2) if n == 0 else "-" * (width + 1) + ":" for n, width in enumerate(widths)
+    )
+    return "\n".join([line(head), f"|{rule}|", *(line(row) for row in rows)])
+
+
+def circumstances(machines: Sequence[Machine]) -> str:
+    """The lines below the figures; one machine for each number of threads."""
+    first = machines[0]
+    lines = [f"- {first.processor}, {first.instruction_set or 'without the compiled kernels'}"]
+    for machine in machines:
+        memory = ", ".join(f"{each.level} {each.gigabytes_per_second:.0f}" for each in machine.bandwidths)
+        threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
+        lines.append(f"- limits, {threads}: {machine.gflops:.1f} GFLOP/s; reading and writing {memory} GB/s")
+    lines.append(f"- limits measured with {first.measured_with}")
+    lines.append("- " + ", ".join(f"{name} {version}" for name, version in first.versions))
+    return "\n".join(lines)
+
+
+def command() -> str:
+    """The command line that was run, as one would type it here, without `--write`."""
+    program = Path(sys.argv[0])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--write"]
+    return shlex.join(["python", f"{program.parent.name}/{program.name}", *arguments])
+
+
+def publish(name: str, text: str, *, write: bool) -> None:
+    """Print the page, and keep it as results/NAME.md if `write`."""
+    print(text)
+    if write:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")

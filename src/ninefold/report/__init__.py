@@ -1,0 +1,1 @@
+"""What a person sees: plain data, drawn as a page or on the terminal."""
