@@ -145,8 +145,8 @@ def test_the_report_knows_nothing_of_torch():
 
 @pytest.mark.parametrize("command", ["__init__", *COMMANDS])
 def test_a_command_imports_its_rooms_only_when_it_runs(command):
-    # So `--help` is quick, and a command that needs no torch runs without it. A command's own helpers may import
-    # what they like, if the command imports them inside a function.
+    # So `--help` is quick, and a command that needs no torch runs without it. A command's own helpers may
+    # import what they like, if the command imports them inside a function.
     modules, waiting = set(), [ROOT / "cli" / f"{command}.py"]
     while waiting:
         found = set(read(waiting.pop(), lazy=False)) - modules
