@@ -36,6 +36,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
         made[f"depthwise_{size}x{size}_s{stride}"] = lambda isa, k=size, s=stride: depthwise.inner(isa, k, s)
+        made[f"depthwise_{size}x{size}_s{stride}_edge"] = lambda isa, k=size, s=stride: depthwise.edge(isa, k, s)
     for variant in depthwise.VARIANTS:
         made[f"depthwise_{variant}"] = lambda isa, v=variant: depthwise.anywhere(isa, v)
     for width, heights in isa.tiles.items():
@@ -110,9 +111,9 @@ def _c_type(kernel: str) -> str:
         "epilogue": "EpilogueKernel",
         "limit_fma": "FmaKernel",
         "limit_copy": "EpilogueKernel",
-        "depthwise_3": "DepthwiseInnerKernel",
-        "depthwise_5": "DepthwiseInnerKernel",
-        "depthwise_7": "DepthwiseInnerKernel",
+        "depthwise_3": "DepthwiseSizedKernel",
+        "depthwise_5": "DepthwiseSizedKernel",
+        "depthwise_7": "DepthwiseSizedKernel",
         "depthwise": "DepthwiseAnywhereKernel",
     }
     return kinds[max((k for k in kinds if kernel.startswith(k)), key=len)]
@@ -126,7 +127,10 @@ def _table_row(isa: InstructionSet) -> str:
     def symbol(kernel: str) -> str:
         return f"ninefold_{isa.name}_{kernel}"
 
-    inner = ", ".join(f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}}}" for k, s in depthwise.SPECIALISED)
+    specialised = ", ".join(
+        f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}, {symbol(f'depthwise_{k}x{k}_s{s}_edge')}}}"
+        for k, s in depthwise.SPECIALISED
+    )
     panels = ", ".join(
         "{%d, {%s}}" % (width, ", ".join(f"{{{p}, {symbol(f'pointwise_{p}x{width}')}}}" for p in heights))
         for width, heights in sorted(isa.tiles.items())
@@ -134,8 +138,9 @@ def _table_row(isa: InstructionSet) -> str:
     columns = ", ".join(f"{{{n}, {symbol(f'conv2d_{n}')}}}" for n in isa.tiles[isa.conv2d_panel])
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
     anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
-    return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.lanes * isa.depthwise_vectors},
-     {{{inner}}},
+    return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.depthwise_rows},
+     {isa.lanes * isa.depthwise_vectors},
+     {{{specialised}}},
      {anywhere},
      {{{panels}}},
      {isa.conv2d_panel}, {{{columns}}},

@@ -20,7 +20,8 @@ class InstructionSet:
     # ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
     tiles: dict[int, tuple[int, ...]]
     conv2d_panel: int  # the panel width that the standard convolution uses
-    depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads
+    depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
+    depthwise_rows: int  # in this many rows
     depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
 
     @property
@@ -43,6 +44,7 @@ INSTRUCTION_SETS = {
             tiles={16: (12, 4, 1), 32: (12, 4, 1)},
             conv2d_panel=32,
             depthwise_columns=4,
+            depthwise_rows=2,
             depthwise_vectors=4,
         ),
         # 16 registers: 6×16 and 4×24 leave room for the panel's vectors and one broadcast.
@@ -53,6 +55,7 @@ INSTRUCTION_SETS = {
             tiles={8: (6, 2, 1), 16: (6, 2, 1), 24: (4, 1)},
             conv2d_panel=16,
             depthwise_columns=4,
+            depthwise_rows=2,
             depthwise_vectors=4,
         ),
         # No fused multiply-add: the product takes a register of its own.
@@ -63,6 +66,7 @@ INSTRUCTION_SETS = {
             tiles={8: (4, 1)},
             conv2d_panel=8,
             depthwise_columns=4,
+            depthwise_rows=2,
             depthwise_vectors=4,
         ),
         # 32 registers of four floats, multiply-add by a lane: 8×12 keeps 24 accumulators.
@@ -73,6 +77,7 @@ INSTRUCTION_SETS = {
             tiles={4: (8, 1), 12: (8, 4, 1)},
             conv2d_panel=12,
             depthwise_columns=4,
+            depthwise_rows=2,
             depthwise_vectors=4,
         ),
     )

@@ -22,12 +22,12 @@ class Buffer {
     raw_.host = reinterpret_cast<uint8_t*>(const_cast<float*>(first));
     raw_.type = halide_type_t(halide_type_float, 32);
     raw_.dimensions = k;
-    raw_.dim = dims_.data();
   }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
 
-  operator halide_buffer_t*() { return &raw_; }
+  operator halide_buffer_t*() {
+    raw_.dim = dims_.data();  // here, so that a copy points at its own
+    return &raw_;
+  }
 
  private:
   std::array<halide_dimension_t, 5> dims_{};

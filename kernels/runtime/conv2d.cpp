@@ -49,8 +49,7 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, int64_t y0, in
   const int64_t inputs = in_channels_ / groups_, outputs = out_channels_ / groups_, panel = kernels_.conv2d_panel;
   const int64_t width = window_.output_width(image.width, padding), count = y1 - y0, kh = window_.kernel_h;
   const int64_t line = image.width * image.channels, taps = run_ * steps_ * kh;
-  int64_t first, last;
-  window_.inner_columns(image.width, width, padding.left, &first, &last);
+  const Range inner = window_.inner_columns(image.width, padding);
   for (int64_t g = 0; g < groups_; g++) {
     Buffer source(image.row(n, 0) + g * inputs, {{0, line - g * inputs, 1}, {0, image.height, line}});
     for (int64_t b = 0; b < panels_per_group_; b++) {
@@ -73,14 +72,14 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, int64_t y0, in
                          int32_t(padding.left * in_channels_), int32_t(hop_), window_.stride_h, padding.top,
                          window_.dilation_h, activation_.low, activation_.high, crop));
       };
-      int64_t x = first;
+      int64_t x = inner.first;
       for (const Conv2dTile& kernel : kernels_.conv2d) {
         if (kernel.columns == 1) break;
-        const int64_t end = x + (last - x) / kernel.columns * kernel.columns;
+        const int64_t end = x + (inner.last - x) / kernel.columns * kernel.columns;
         columns(kernel, x, end);
         x = end;
       }
-      columns(kernels_.conv2d.back(), 0, first);
+      columns(kernels_.conv2d.back(), 0, inner.first);
       columns(kernels_.conv2d.back(), x, width);
       if (!whole)
         for (int64_t p = 0; p < count * width; p++)

@@ -8,10 +8,22 @@
 
 namespace ninefold {
 
-void Window::inner_columns(int64_t width, int64_t output_width, int left, int64_t* first, int64_t* last) const {
-  const int64_t reach = width - 1 + left - int64_t(dilation_w) * (kernel_w - 1);
-  *first = std::min<int64_t>((left + stride_w - 1) / stride_w, output_width);
-  *last = std::clamp<int64_t>(reach < 0 ? 0 : reach / stride_w + 1, *first, output_width);
+namespace {
+
+// The output positions whose taps, `reach` apart from first to last, all lie in [0, size).
+Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reach) {
+  const int64_t first = std::min<int64_t>((before + stride - 1) / stride, outputs), room = size - 1 + before - reach;
+  return {first, std::clamp<int64_t>(room < 0 ? 0 : room / stride + 1, first, outputs)};
+}
+
+}  // namespace
+
+Range Window::inner_columns(int64_t width, Padding p) const {
+  return inside(width, output_width(width, p), p.left, stride_w, int64_t(dilation_w) * (kernel_w - 1));
+}
+
+Range Window::inner_rows(int64_t height, Padding p) const {
+  return inside(height, output_height(height, p), p.top, stride_h, int64_t(dilation_h) * (kernel_h - 1));
 }
 
 Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
@@ -30,14 +42,14 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
   }
   const bool plain = multiplier == 1 && window.dilation_h == 1 && window.dilation_w == 1 && channels >= kernels_.lanes;
   if (!plain || window.kernel_h != window.kernel_w || window.stride_h != window.stride_w) return;
-  for (const DepthwiseInner& kernel : kernels_.depthwise_inner)
-    if (kernel.size == window.kernel_h && kernel.stride == window.stride_h) inner_ = kernel.run;
+  for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
+    if (kernels.size == window.kernel_h && kernels.stride == window.stride_h) sized_ = &kernels;
 }
 
 void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
-                     float* out, int64_t out_channels) const {
+                     float* out, int64_t out_stride) const {
   const int64_t outputs = this->out_channels(), width = window_.output_width(image.width, padding);
-  const int64_t channels = c1 - c0, count = y1 - y0;
+  const int64_t channels = c1 - c0;
   const int kw = window_.kernel_w, kh = window_.kernel_h;
   Buffer source(image.row(n, 0) + c0 / multiplier_,
                 {{0, (channels + multiplier_ - 1) / multiplier_, 1},
@@ -46,31 +58,41 @@ void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0,
   Buffer weight(weight_.get() + c0, {{0, channels, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
   Buffer bias(bias_.get() + c0, {{0, channels, 1}});
 
-  const auto columns = [&](int64_t first, int64_t last, bool inner) {
-    if (first >= last) return;
-    Buffer target(out + first * out_channels,
-                  {{0, channels, 1}, {first, last - first, out_channels}, {y0, count, width * out_channels}});
-    const Activation& a = activation_;
-    if (inner) {
-      check(inner_(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
-      return;
-    }
+  const Activation& a = activation_;
+  const auto crop = [&](Range x, Range y) {
+    float* first = out + ((y.first - y0) * width + x.first) * out_stride;
+    return Buffer(first, {{0, channels, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
+  };
+  const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
+    if (y.size() <= 0) return;
+    Buffer target = crop(x, y);
+    check(kernel(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
+  };
+  const auto anywhere = [&](Range x) {
+    if (x.size() <= 0) return;
     const bool vectors = channels >= kernels_.lanes, wide = channels >= kernels_.depthwise_wide;
     DepthwiseAnywhereKernel* kernel = !vectors          ? kernels_.depthwise_scalar
                                       : multiplier_ > 1 ? kernels_.depthwise_multiplied
                                       : wide            ? kernels_.depthwise_wide_kernel
                                                         : kernels_.depthwise_narrow;
+    Buffer target = crop(x, {y0, y1});
     check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w, window_.dilation_h,
                  padding.left, padding.top, multiplier_, a.low, a.high, target));
   };
 
-  int64_t first = 0, last = 0;
-  if (inner_ && channels >= kernels_.lanes) window_.inner_columns(image.width, width, padding.left, &first, &last);
-  if (last - first < kernels_.depthwise_columns) first = last = 0;
-  columns(0, first, false);
-  columns(first, last, true);
-  columns(last, width, false);
-  activation_.apply(out, channels, count * width, out_channels);
+  const Range x = window_.inner_columns(image.width, padding), every = window_.inner_rows(image.height, padding);
+  if (!sized_ || channels < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
+    anywhere({0, width});
+  } else {
+    Range y{std::clamp(every.first, y0, y1), std::clamp(every.last, y0, y1)};
+    if (y.size() < kernels_.depthwise_rows) y = {y0, y0};
+    sized(sized_->edge, x, {y0, y.first});
+    sized(sized_->inner, x, y);
+    sized(sized_->edge, x, {y.last, y1});
+    anywhere({0, x.first});
+    anywhere({x.last, width});
+  }
+  activation_.apply(out, channels, (y1 - y0) * width, out_stride);
 }
 
 void Depthwise::run(const Image& image, Padding padding, float* out, int threads) const {

@@ -11,7 +11,7 @@ namespace ninefold {
 
 // Arguments in the order of the kernels' Python sources; the last buffer is the output.
 using B = halide_buffer_t*;
-using DepthwiseInnerKernel = int(B image, B weight, B bias, int32_t left, int32_t top, float low, float high, B out);
+using DepthwiseSizedKernel = int(B image, B weight, B bias, int32_t left, int32_t top, float low, float high, B out);
 using DepthwiseAnywhereKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
                                     int32_t dilation_y, int32_t left, int32_t top, int32_t multiplier, float low,
                                     float high, B out);
@@ -22,9 +22,9 @@ using EpilogueKernel = int(B image, B out);
 using AddKernel = int(B image, B residual, B out);
 using FmaKernel = int(B factor, float b, B out);
 
-struct DepthwiseInner {
+struct DepthwiseSized {
   int size, stride;
-  DepthwiseInnerKernel* run;
+  DepthwiseSizedKernel *inner, *edge;
 };
 
 struct PointwiseTile {
@@ -51,9 +51,9 @@ struct Epilogue {
 struct Kernels {
   std::string name;
   int lanes;
-  int depthwise_columns;  // fewest columns of an inner depthwise kernel
-  int depthwise_wide;     // fewest channels of depthwise_wide
-  std::vector<DepthwiseInner> depthwise_inner;
+  int depthwise_columns, depthwise_rows;  // the fewest that the sized depthwise kernels take
+  int depthwise_wide;                     // fewest channels of depthwise_wide
+  std::vector<DepthwiseSized> depthwise_sized;
   DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied, *depthwise_scalar;
   std::vector<Panel> panels;  // narrowest first
   int conv2d_panel;

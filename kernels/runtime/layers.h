@@ -33,6 +33,11 @@ struct Activation {
   void apply(float* tile, int64_t channels, int64_t pixels, int64_t stride) const;
 };
 
+struct Range {
+  int64_t first, last;  // the last is not in it
+  int64_t size() const { return last - first; }
+};
+
 struct Window {
   int kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   int64_t output_height(int64_t height, Padding p) const {
@@ -41,9 +46,14 @@ struct Window {
   int64_t output_width(int64_t width, Padding p) const {
     return (width + p.left + p.right - int64_t(dilation_w) * (kernel_w - 1) - 1) / stride_w + 1;
   }
-  // The output columns [first, last) none of whose taps leaves the image sideways.
-  void inner_columns(int64_t width, int64_t output_width, int left, int64_t* first, int64_t* last) const;
+  // The output columns, and rows, none of whose taps leaves the image.
+  Range inner_columns(int64_t width, Padding p) const;
+  Range inner_rows(int64_t height, Padding p) const;
 };
+
+// How far apart to lay pixels of so many channels. A stride of a multiple of 2 KB puts the pixels of one tile on the
+// same few sets of the first cache: 1024→1024 at 7×7 ran at 84 GFLOP/s instead of 108.
+inline int64_t spread(int64_t channels) { return channels % 512 == 0 ? channels + 16 : channels; }
 
 class Depthwise {
  public:
@@ -54,10 +64,9 @@ class Depthwise {
   // out: (batch, output height, output width, channels · multiplier).
   void run(const Image& image, Padding padding, float* out, int threads) const;
 
-  // Output rows [y0, y1) of image n, channels [c0, c1), into `out`: rows of `output width` pixels, `out_channels`
-  // numbers apart.
+  // Output rows [y0, y1) of image n, channels [c0, c1), into `out`, whose pixels lie out_stride apart.
   void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1, float* out,
-            int64_t out_channels) const;
+            int64_t out_stride) const;
 
   int64_t out_channels() const { return channels_ * multiplier_; }
   const Window& window() const { return window_; }
@@ -68,7 +77,7 @@ class Depthwise {
   int multiplier_;
   Window window_;
   Activation activation_;
-  DepthwiseInnerKernel* inner_ = nullptr;
+  const DepthwiseSized* sized_ = nullptr;
   Floats weight_, bias_;
 };
 
@@ -81,8 +90,9 @@ class Pointwise {
   // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
   void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;
 
-  // The panels [first, last) of output channels, on one thread.
-  void panels(const float* image, int64_t pixels, const float* residual, float* out, int first, int last) const;
+  // The panels [first, last) of output channels, on one thread; the pixels of the image lie image_stride apart.
+  void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out, int first,
+              int last) const;
 
   int64_t in_channels() const { return in_channels_; }
   int64_t out_channels() const { return out_channels_; }
@@ -96,8 +106,8 @@ class Pointwise {
     int64_t offset;        // its weights
     int64_t bias;
   };
-  void tiles(const Block& block, int count, const float* image, int64_t pixels, const float* residual, float* out,
-             int64_t out_stride, int64_t channels) const;
+  void tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
+             const float* residual, float* out, int64_t out_stride, int64_t channels) const;
 
   const Kernels& kernels_;
   int64_t in_channels_, out_channels_, packed_ = 0;

@@ -32,6 +32,7 @@ std::vector<const Panel*> cover(const std::vector<Panel>& panels, int64_t channe
 }
 
 struct Remainder;  // names the scratch of a panel that reaches past the last output channel
+struct Apart;      // names the scratch of pixels moved off one another's cache sets
 
 }  // namespace
 
@@ -64,8 +65,8 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
   }
 }
 
-void Pointwise::tiles(const Block& block, int count, const float* image, int64_t pixels, const float* residual,
-                      float* out, int64_t out_stride, int64_t channels) const {
+void Pointwise::tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
+                      const float* residual, float* out, int64_t out_stride, int64_t channels) const {
   const int width = block.panel->width;
   Buffer weight(weight_.get() + block.offset,
                 {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
@@ -74,7 +75,7 @@ void Pointwise::tiles(const Block& block, int count, const float* image, int64_t
   for (const PointwiseTile& tile : block.panel->tiles) {
     const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
     if (n == 0) continue;
-    Buffer source(image + p * in_channels_, {{0, in_channels_, 1}, {0, n, in_channels_}});
+    Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
     Buffer target(out + p * out_stride, {{0, channels, 1}, {0, n, out_stride}});
     // Without a residual the kernel reads none, but checks the buffer's shape: the output's own serves.
     Buffer added(residual ? residual + p * out_channels_ : out + p * out_stride,
@@ -84,8 +85,8 @@ void Pointwise::tiles(const Block& block, int count, const float* image, int64_t
   }
 }
 
-void Pointwise::panels(const float* image, int64_t pixels, const float* residual, float* out, int first,
-                       int last) const {
+void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out,
+                       int first, int last) const {
   // As many panels to a call as stay in the cache while the tall tiles pass, and then the short ones.
   const int64_t cached = 128 * 1024 / int64_t(sizeof(float));
   const bool late = activation_.epilogue && residual;  // the activation comes between sum and residual
@@ -102,11 +103,11 @@ void Pointwise::panels(const float* image, int64_t pixels, const float* residual
     float* target = out + block.first;
     const float* added = residual ? residual + block.first : nullptr;
     if (whole) {
-      tiles(block, count, image, pixels, late ? nullptr : added, target, out_channels_, channels);
+      tiles(block, count, image, image_stride, pixels, late ? nullptr : added, target, out_channels_, channels);
     } else {
       // The padded panel goes to scratch, its real channels from there to the output.
       float* tile = scratch<Remainder>(pixels * width);
-      tiles(block, 1, image, pixels, nullptr, tile, width, width);
+      tiles(block, 1, image, image_stride, pixels, nullptr, tile, width, width);
       for (int64_t p = 0; p < pixels; p++) std::memcpy(target + p * out_channels_, tile + p * width, channels * sizeof(float));
     }
     activation_.apply(target, channels, pixels, out_channels_);
@@ -130,10 +131,16 @@ void Pointwise::run(const float* image, int64_t pixels, const float* residual, f
   const int64_t step = by_panels ? std::min(pixels, cached)
                                  : std::min(cached, std::max<int64_t>(1, (fair + tallest - 1) / tallest * tallest));
   const int64_t blocks = (pixels + step - 1) / step;
-  const int64_t parts = by_panels ? threads : 1;
+  const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
   parallel_for(threads, parts * blocks, [&](int64_t task) {
     const int64_t part = task / blocks, p = task % blocks * step, n = std::min(step, pixels - p);
-    panels(image + p * in_channels_, n, residual ? residual + p * out_channels_ : nullptr, out + p * out_channels_,
+    const float* block = image + p * in_channels_;
+    if (apart != in_channels_ && out_channels_ >= 64) {
+      float* copy = scratch<Apart>(n * apart);
+      for (int64_t i = 0; i < n; i++) std::memcpy(copy + i * apart, block + i * in_channels_, in_channels_ * sizeof(float));
+      block = copy;
+    }
+    panels(block, block == image + p * in_channels_ ? in_channels_ : apart, n, residual ? residual + p * out_channels_ : nullptr, out + p * out_channels_,
            int(part * count / parts), int((part + 1) * count / parts));
   });
 }

@@ -41,7 +41,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
   const Window& window = depthwise_.window();
   const int64_t height = window.output_height(image.height, padding), width = window.output_width(image.width, padding);
   const int64_t hidden = depthwise_.out_channels(), outputs = pointwise_.out_channels();
-  const int64_t line = width * hidden, line_bytes = line * int64_t(sizeof(float));
+  const int64_t apart = spread(hidden), line = width * apart, line_bytes = line * int64_t(sizeof(float));
 
   // Where the weights outweigh the filtered image, threads share the weights, not the rows: each would stream them all.
   const int count = pointwise_.panel_count();
@@ -55,15 +55,15 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
       parallel_for(threads, parts, [&](int64_t part) {
         if (by_channels) {
           const int64_t c0 = part * groups / parts * lanes, c1 = std::min((part + 1) * groups / parts * lanes, hidden);
-          depthwise_.rows(image, n, padding, 0, height, c0, c1, filtered + c0, hidden);
+          depthwise_.rows(image, n, padding, 0, height, c0, c1, filtered + c0, apart);
         } else {
           const int64_t y0 = part * height / parts, y1 = (part + 1) * height / parts;
-          depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered + y0 * line, hidden);
+          depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered + y0 * line, apart);
         }
       });
       const int64_t first = n * height * width * outputs;
       parallel_for(threads, threads, [&](int64_t part) {
-        pointwise_.panels(filtered, height * width, residual ? residual + first : nullptr, out + first,
+        pointwise_.panels(filtered, apart, height * width, residual ? residual + first : nullptr, out + first,
                           int(part * count / threads), int((part + 1) * count / threads));
       });
     }
@@ -79,9 +79,9 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     const int64_t n = task / bands, band = task % bands;
     const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
     float* filtered = scratch<Band>((y1 - y0) * line);
-    depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, hidden);
+    depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
     const int64_t first = (n * height + y0) * width * outputs;
-    pointwise_.panels(filtered, (y1 - y0) * width, residual ? residual + first : nullptr, out + first, 0, count);
+    pointwise_.panels(filtered, apart, (y1 - y0) * width, residual ? residual + first : nullptr, out + first, 0, count);
   });
 }
 
