@@ -150,13 +150,11 @@ def figures(results: list[Result], limits: measure.Limits) -> str:
                 f"{work / limits.gflops / 1e6:.3f}",
             ]
         )
-    means = {
-        name: geometric_mean([result.factors[name] for result in results]) for name in (OPERATOR, PACKED)
-    }
-    worst = min(result.factors[PACKED] for result in results)
+    factors = {name: [result.factors[name] for result in results] for name in (OPERATOR, PACKED)}
+    means = {name: geometric_mean(each) for name, each in factors.items()}
     return (
         f"{page.table(head, rows)}\n\nFactor over PyTorch, packed: geometric mean **{means[PACKED]:.2f}×**, "
-        f"worst {worst:.2f}×. Operator, packing at each call: geometric mean {means[OPERATOR]:.2f}×."
+        f"worst {min(factors[PACKED]):.2f}×. Operator, packing at each call: geometric mean {means[OPERATOR]:.2f}×."
     )
 
 

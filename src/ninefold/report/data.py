@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 
+FATES = ("fused", "packed", "PyTorch")
+
+
 @dataclass(frozen=True)
 class Guess:
     """One of the classes a network thinks most likely; `probability` is from 0 to 1."""

@@ -40,8 +40,9 @@ def skyline(costs: Sequence[tuple[str, int, int]], *, label: str) -> Markup:
         title = f"{name}: {built:,} multiplications"
         if standard != built:
             title += f", standard {standard:,}"
+        left = f'x="{10 * position + 1}" width="8"'
         rectangles = [
-            f'<rect class="{kind}" x="{10 * position + 1}" width="8" y="{100 - high:.1f}" height="{high:.1f}"/>'
+            f'<rect class="{kind}" {left} y="{100 - high:.1f}" height="{high:.1f}"/>'
             for kind, high in (("ghost", _height(standard, tallest)), ("tower", _height(built, tallest)))
         ]
         towers.append(f"<g><title>{escape(title)}</title>{''.join(rectangles)}</g>")

@@ -1,4 +1,4 @@
-"""One HTML file that holds everything it shows: no network, no scripts, light and dark, from a phone's width up."""
+"""One HTML file that holds all it shows: no network, no scripts, light and dark, from a phone's width up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from . import drawings
-from .data import Examination
+from .data import FATES, Examination
 
 
 def render(examination: Examination) -> str:
@@ -25,9 +25,7 @@ def render(examination: Examination) -> str:
                 [(layer.name, layer.multiplications, layer.standard_multiplications) for layer in layers],
                 label="What each layer costs, as built and as a standard convolution",
             ),
-            fates=[
-                (fate, sum(layer.fate == fate for layer in layers)) for fate in ("fused", "packed", "PyTorch")
-            ],
+            fates=[(fate, sum(layer.fate == fate for layer in layers)) for fate in FATES],
         )
     )
 

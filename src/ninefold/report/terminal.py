@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .data import Examination, Machine
+from .data import FATES, Examination, Machine
 from .page import percent
 
 
@@ -44,15 +44,10 @@ def _counts(it: Examination) -> Table:
     table.add_column("")
     for name in ("as built", "with standard convolutions", "ratio"):
         table.add_column(name, justify="right")
-    count = it.count
+    count, ratios = it.count, (it.count.multiplications_ratio, it.count.parameters_ratio)
     for name, built, standard, ratio in (
-        (
-            "multiplications",
-            count.multiplications,
-            count.standard_multiplications,
-            count.multiplications_ratio,
-        ),
-        ("parameters", count.parameters, count.standard_parameters, count.parameters_ratio),
+        ("multiplications", count.multiplications, count.standard_multiplications, ratios[0]),
+        ("parameters", count.parameters, count.standard_parameters, ratios[1]),
     ):
         table.add_row(name, f"{built:,}", f"{standard:,}", f"{float(ratio):.4f}")
     table.caption = f"{count.pairs} depthwise→pointwise pairs, each against one standard convolution"
@@ -69,15 +64,14 @@ def _times(it: Examination) -> Table:
         share = percent(it.limit_seconds / each.seconds)
         time, spread = f"{1000 * each.seconds:.2f} ms", f"± {percent(each.spread)}"
         table.add_row(each.name, time, spread, share, style="bold green" if mine else "")
-    table.caption = f"{it.speedup:.2f}× as fast as {it.best_plain.name}, over {it.rounds} rounds in turns\n{limits(it.machine)}"
+    factor = f"{it.speedup:.2f}× as fast as {it.best_plain.name}, over {it.rounds} rounds in turns"
+    table.caption = f"{factor}\n{limits(it.machine)}"
     return table
 
 
 def _fates(it: Examination) -> Text:
     names = ", ".join(
-        f"{number} {fate}"
-        for fate in ("fused", "packed", "PyTorch")
-        if (number := sum(layer.fate == fate for layer in it.layers))
+        f"{number} {fate}" for fate in FATES if (number := sum(layer.fate == fate for layer in it.layers))
     )
     return Text(
         f"layers: {names}; {percent(it.fused_share)} of the separable multiplications in fused kernels"
