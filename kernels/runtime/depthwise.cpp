@@ -5,6 +5,7 @@
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace ninefold {
 
@@ -36,10 +37,8 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
   const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
   weight_ = allocate(outputs * taps);
   bias_ = allocate(outputs);
-  for (int64_t c = 0; c < outputs; c++) {
-    for (int64_t t = 0; t < taps; t++) weight_[t * outputs + c] = weight[c * taps + t];
-    bias_[c] = bias ? bias[c] : 0.0f;
-  }
+  transpose(weight, outputs, taps, taps, weight_.get(), outputs);
+  for (int64_t c = 0; c < outputs; c++) bias_[c] = bias ? bias[c] : 0.0f;
   const bool plain = multiplier == 1 && window.dilation_h == 1 && window.dilation_w == 1 && channels >= kernels_.lanes;
   if (!plain || window.kernel_h != window.kernel_w || window.stride_h != window.stride_w) return;
   for (const DepthwiseSized& kernels : kernels_.depthwise_sized)

@@ -85,7 +85,7 @@ class Pointwise {
  public:
   // weight: (out_channels, in_channels); bias: out_channels numbers or null.
   Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
-            const std::string& activation);
+            const std::string& activation, int threads);
 
   // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
   void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;

@@ -59,8 +59,8 @@ NB_MODULE(_kernels, m) {
   nb::class_<Pointwise>(m, "Pointwise")
       .def("__init__",
            [](Pointwise* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
-              const std::string& activation) {
-             new (self) Pointwise(read(weight), read(bias), in_channels, out_channels, activation);
+              const std::string& activation, int threads) {
+             new (self) Pointwise(read(weight), read(bias), in_channels, out_channels, activation, threads);
            })
       .def(
           "run",

@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace ninefold {
 
@@ -37,7 +38,7 @@ struct Apart;      // names the scratch of pixels moved off one another's cache 
 }  // namespace
 
 Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
-                     const std::string& activation)
+                     const std::string& activation, int threads)
     : kernels_(current()),
       in_channels_(in_channels),
       out_channels_(out_channels),
@@ -51,18 +52,15 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
   }
   weight_ = allocate(packed_);
   bias_ = allocate(padded);
-  for (const Block& block : blocks_) {
+  parallel_for(packed_ > 32768 ? threads : 1, blocks_.size(), [&](int64_t b) {
+    const Block& block = blocks_[b];
     const int width = block.panel->width;
     float* packed = weight_.get() + block.offset;
-    const float* source = weight + block.first * in_channels;
-    // By runs of inputs, so that the lines being read and written stay in the cache.
-    for (int64_t m0 = 0; m0 < in_channels; m0 += 16)
-      for (int d = 0; d < width; d++)
-        for (int64_t m = m0; m < std::min(m0 + 16, in_channels); m++)
-          packed[m * width + d] = d < block.valid ? source[d * in_channels + m] : 0.0f;
+    if (block.valid < width) std::fill_n(packed, width * in_channels, 0.0f);
+    transpose(weight + block.first * in_channels, block.valid, in_channels, in_channels, packed, width);
     for (int d = 0; d < width; d++)
       bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
-  }
+  });
 }
 
 void Pointwise::tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,

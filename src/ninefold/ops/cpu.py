@@ -70,7 +70,7 @@ class Convolution:
         self.flat = (kh, kw, *stride, groups) == (1, 1, 1, 1, 1)
         self.depthwise = groups == channels and groups > 1 or (groups == channels == 1 and self.out_channels == 1)
         if self.flat:
-            self.kernel: Any = _kernels.Pointwise(*addresses, channels, self.out_channels, name)
+            self.kernel: Any = _kernels.Pointwise(*addresses, channels, self.out_channels, name, torch.get_num_threads())
         elif self.depthwise:
             self.kernel = _kernels.Depthwise(*addresses, channels, self.out_channels // channels, window, name)
         else:
@@ -122,7 +122,7 @@ class Separable:
             stages[0].data_ptr(), at[0], channels, hidden // channels, window, depthwise_activation or ""
         )
         combining = _kernels.Pointwise(
-            stages[1].data_ptr(), at[1], hidden, self.out_channels, activation or ""
+            stages[1].data_ptr(), at[1], hidden, self.out_channels, activation or "", torch.get_num_threads()
         )
         self.kernel = _kernels.Separable(filtering, combining)
 
