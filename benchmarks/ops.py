@@ -153,8 +153,9 @@ def figures(results: list[Result], limits: measure.Limits) -> str:
     factors = {name: [result.factors[name] for result in results] for name in (OPERATOR, PACKED)}
     means = {name: geometric_mean(each) for name, each in factors.items()}
     return (
-        f"{page.table(head, rows)}\n\nFactor over PyTorch, packed: geometric mean **{means[PACKED]:.2f}×**, "
-        f"worst {min(factors[PACKED]):.2f}×. Operator, packing at each call: geometric mean {means[OPERATOR]:.2f}×."
+        f"{page.table(head, rows)}\n\n"
+        f"Factor over PyTorch, packed: geometric mean **{means[PACKED]:.2f}×**, worst "
+        f"{min(factors[PACKED]):.2f}×. Operator, packing at each call: geometric mean {means[OPERATOR]:.2f}×."
     )
 
 

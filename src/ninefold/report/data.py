@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-
 FATES = ("fused", "packed", "PyTorch")
 
 
