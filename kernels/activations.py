@@ -1,8 +1,8 @@
 """The activations, each written once, as Halide expressions.
 
-NaN goes through every one of them, as in PyTorch. Halide's own `clamp` and `max` turn NaN into a number, so none is
-used here: `clip` is two ordered comparisons that leave a NaN alone, and `strict_float` keeps the compiler from
-turning them back. On x86 each becomes one MAXPS or MINPS whose second operand is the value.
+NaN goes through every one of them, as in PyTorch. Halide's own `clamp` and `max` turn NaN into a number, so
+none is used here: `clip` is two ordered comparisons that leave a NaN alone, and `strict_float` keeps the
+compiler from turning them back. On x86 each becomes one MAXPS or MINPS whose second operand is the value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def f32(value: float) -> hl.Expr:
 
 
 def clip(value: hl.Expr, low: hl.Expr, high: hl.Expr) -> hl.Expr:
-    """min(max(value, low), high) that keeps NaN: none, relu and relu6 are this, with bounds given at run time."""
+    """min(max(value, low), high), but NaN stays: none, relu and relu6, by bounds given at run time."""
     raised = hl.strict_float(hl.select(low > value, low, value))
     return hl.strict_float(hl.select(high < raised, high, raised))
 
@@ -65,8 +65,9 @@ def gelu_tanh(x: hl.Expr) -> hl.Expr:
 def exponential(x: hl.Expr) -> hl.Expr:
     """e^x in float32, within 2 ulp, with infinities and NaN as in C.
 
-    x = n·ln 2 + r with |r| ≤ ln 2 / 2, the ln 2 in two parts (Cody and Waite); e^r by Taylor's polynomial of degree
-    7, whose remainder is under 2^-27; 2^n as two factors, because n = 128 overflows one exponent field.
+    x = n·ln 2 + r with |r| ≤ ln 2 / 2, the ln 2 in two parts (Cody and Waite); e^r by Taylor's polynomial of
+    degree 7, whose remainder is under 2^-27; 2^n as two factors, because n = 128 overflows one exponent
+    field.
     """
     inside = clip(x, f32(-104), f32(89))
     n = hl.strict_float(hl.round(inside * f32(math.log2(math.e))))
@@ -85,7 +86,7 @@ def _power_of_two(n: hl.Expr) -> hl.Expr:
     return hl.reinterpret(hl.Float(32), (n + 127) << 23)
 
 
-# Numerical Recipes (Press et al., section 6.2): a Chebyshev fit of ln(erfc(z)/t) + z², highest power of t first.
+# Numerical Recipes (Press et al., section 6.2): a Chebyshev fit of ln(erfc(z)/t) + z², highest power first.
 _ERFC = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196)
 _ERFC += (1.00002368, -1.26551223)
 
@@ -102,7 +103,8 @@ def complementary_error(z: hl.Expr) -> hl.Expr:
     return t * exponential(polynomial - z * z)
 
 
-# What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every kernel.
+# What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every
+# kernel.
 EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
     "silu": silu,
     "hardswish": hardswish,

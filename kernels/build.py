@@ -19,8 +19,8 @@ from pathlib import Path
 
 from targets import INSTRUCTION_SETS, InstructionSet
 
-# The kernels of one instruction set: C name -> a function that makes (Func, arguments). Halide is imported by the
-# operators' modules, so only where a kernel is really compiled.
+# The kernels of one instruction set: C name -> a function that makes (Func, arguments). Halide is imported
+# by the operators' modules, so only where a kernel is really compiled.
 Maker = Callable[[InstructionSet], tuple]
 
 
@@ -36,12 +36,16 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
         made[f"depthwise_{size}x{size}_s{stride}"] = lambda isa, k=size, s=stride: depthwise.inner(isa, k, s)
-        made[f"depthwise_{size}x{size}_s{stride}_edge"] = lambda isa, k=size, s=stride: depthwise.edge(isa, k, s)
+        made[f"depthwise_{size}x{size}_s{stride}_edge"] = lambda isa, k=size, s=stride: depthwise.edge(
+            isa, k, s
+        )
     for variant in depthwise.VARIANTS:
         made[f"depthwise_{variant}"] = lambda isa, v=variant: depthwise.anywhere(isa, v)
     for width, heights in isa.tiles.items():
         for pixels in heights:
-            made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(isa, w, p)
+            made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(
+                isa, w, p
+            )
     for columns in isa.tiles[isa.conv2d_panel]:
         made[f"conv2d_{columns}"] = lambda isa, n=columns: conv2d.conv2d(isa, n)
     for name in activations.EPILOGUES:
@@ -60,7 +64,10 @@ def chosen(isas: str) -> list[InstructionSet]:
         return here
     if isas == "native":
         flags = set() if arm else set(_processor_flags())
-        needs = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}, "avx2": {"avx2", "fma", "f16c"}}
+        needs = {
+            "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"},
+            "avx2": {"avx2", "fma", "f16c"},
+        }
         return [next(row for row in here if needs.get(row.name, set()) <= flags)]
     unknown = set(isas.split(",")) - INSTRUCTION_SETS.keys()
     if unknown:
@@ -90,14 +97,19 @@ def compile_kernel(name: str, folder: Path) -> None:
 
 
 def write_table(isas: list[InstructionSet], folder: Path) -> None:
-    """Write table.cpp: each kernel declared with its type, and one row of function pointers per instruction set."""
+    """Write table.cpp: every kernel declared, and one row of function pointers per instruction set."""
     lines = ['#include "kernels.h"', "", "namespace ninefold {", 'extern "C" {']
     rows = []
     for isa in isas:
         for kernel in kernels(isa):
             lines.append(f"{_c_type(kernel)} ninefold_{isa.name}_{kernel};")
         rows.append(_table_row(isa))
-    lines += ["}", "", "const std::vector<Kernels>& compiled() {", "  static const std::vector<Kernels> rows = {"]
+    lines += [
+        "}",
+        "",
+        "const std::vector<Kernels>& compiled() {",
+        "  static const std::vector<Kernels> rows = {",
+    ]
     lines += rows
     lines += ["  };", "  return rows;", "}", "}  // namespace ninefold", ""]
     (folder / "table.cpp").write_text("\n".join(lines))
@@ -145,7 +157,8 @@ def _table_row(isa: InstructionSet) -> str:
      {{{panels}}},
      {isa.conv2d_panel}, {{{columns}}},
      {{{epilogues}}},
-     {symbol("epilogue_add")}, {symbol("limit_fma")}, {symbol("limit_copy")}, {isa.lanes * limits.VECTORS}}},"""
+     {symbol("epilogue_add")}, {symbol("limit_fma")}, {symbol("limit_copy")},
+     {isa.lanes * limits.VECTORS}}},"""
 
 
 def compile_runtime(isas: list[InstructionSet], folder: Path) -> None:
@@ -157,7 +170,9 @@ def compile_runtime(isas: list[InstructionSet], folder: Path) -> None:
 
 def main() -> None:
     """Run one step of the build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("step", choices=("list", "kernel", "table", "runtime"))
     parser.add_argument("--isas", default="all")
     parser.add_argument("--name")

@@ -1,12 +1,12 @@
 """The standard convolution: N filters Dk×Dk×M.
 
-    out[d, x, y] = clip(bias[d] + Σ_j Σ_i Σ_m weight[m, i, j, d] · input[m, x·s + i·dilation - left, y·s + j·dilation - top])
+    out[d, x, y] = clip(bias[d] + Σ_j Σ_i Σ_m weight[m, i, j, d] · input[m, x·s + i·δ - left, y·s + j·δ - top])
 
-over the taps inside the image. A row of the image is one flat line of W·M numbers, so the sum over i and m at
-dilation 1 is one contiguous run of `run` = kw·M numbers; otherwise `run` is M and `steps` = kw runs lie `hop` numbers
-apart. Shapes: input (W·M, H), weight packed as panels (width, run, steps, kh, N/width), bias (N), out a crop of
-(N, out_w, out_h) whose mins say where in the image it lies. A group is a call of its own, its input a pointer to its
-first channel.
+over the taps inside the image, δ the dilation. A row of the image is one flat line of W·M numbers, so the sum over i and m at
+dilation 1 is one contiguous run of `run` = kw·M numbers; otherwise `run` is M and `steps` = kw runs lie
+`hop` numbers apart. Shapes: input (W·M, H), weight packed as panels (width, run, steps, kh, N/width), bias
+(N), out a crop of (N, out_w, out_h) whose mins say where in the image it lies. A group is a call of its own,
+its input a pointer to its first channel.
 
 The micro-tile is the pointwise kernel's, over neighbouring columns; no column is copied (no im2col).
 """
@@ -14,6 +14,7 @@ The micro-tile is the pointwise kernel's, over neighbouring columns; no column i
 from __future__ import annotations
 
 import halide as hl
+
 from activations import clip
 from targets import InstructionSet
 
@@ -21,17 +22,26 @@ from targets import InstructionSet
 def conv2d(isa: InstructionSet, columns: int) -> tuple[hl.Func, list]:
     """The micro-kernel of columns × isa.conv2d_panel.
 
-    Several columns at a time must lie where no tap leaves the image sideways; one column alone (columns=1) may lie
-    anywhere, its runs trimmed to the image. Rows are trimmed in both.
+    Several columns at a time must lie where no tap leaves the image sideways; one column alone (columns=1)
+    may lie anywhere, its runs trimmed to the image. Rows are trimmed in both.
     """
     width = isa.conv2d_panel
     d, x, y = hl.Var("d"), hl.Var("x"), hl.Var("y")
     image = hl.ImageParam(hl.Float(32), 2, "image")
     weight = hl.ImageParam(hl.Float(32), 5, "weight")
     bias = hl.ImageParam(hl.Float(32), 1, "bias")
-    # Numbers from one column to the next, from a column's first tap to the image's edge, from one run to the next.
-    stride_x, left, hop = hl.Param(hl.Int(32), "stride_x"), hl.Param(hl.Int(32), "left"), hl.Param(hl.Int(32), "hop")
-    stride_y, top, dilation_y = hl.Param(hl.Int(32), "stride_y"), hl.Param(hl.Int(32), "top"), hl.Param(hl.Int(32), "dilation_y")
+    # Numbers from one column to the next, from a column's first tap to the image's edge, from one run to the
+    # next.
+    stride_x, left, hop = (
+        hl.Param(hl.Int(32), "stride_x"),
+        hl.Param(hl.Int(32), "left"),
+        hl.Param(hl.Int(32), "hop"),
+    )
+    stride_y, top, dilation_y = (
+        hl.Param(hl.Int(32), "stride_y"),
+        hl.Param(hl.Int(32), "top"),
+        hl.Param(hl.Int(32), "dilation_y"),
+    )
     low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
 
     # The algorithm.

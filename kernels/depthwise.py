@@ -2,28 +2,30 @@
 
     out[c, x, y] = clip(bias[c] + Σ_j Σ_i weight[c, i, j] · input[c, x·s + i·d - left, y·s + j·d - top])
 
-over the taps that fall inside the image; c is the channel, innermost in memory (NHWC). Shapes: input (C, W, H),
-weight (C, kw, kh), bias (C), out a crop of (C, out_w, out_h), whose mins say where in the image it lies.
+over the taps that fall inside the image; c is the channel, innermost in memory (NHWC). Shapes: input (C, W,
+H), weight (C, kw, kh), bias (C), out a crop of (C, out_w, out_h), whose mins say where in the image it lies.
 
 Three kernels share the algorithm, each for the part of the image that it suits:
 
-- `inner`, for one kernel size and stride, where no tap leaves the image: every tap unrolled, a tile of rows × columns
-  shares its loads and weights.
-- `edge`, for one kernel size and stride, where no tap leaves the image sideways: the rows above and below the image
-  are left out of the sum. The top and bottom border.
-- `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, its columns trimmed like its
-  rows. The left and right border, and small images.
+- `inner`, for one kernel size and stride, where no tap leaves the image: every tap unrolled, a tile of
+  rows × columns shares its loads and weights.
+- `edge`, for one kernel size and stride, where no tap leaves the image sideways: the rows above and
+  below the image are left out of the sum. The top and bottom border.
+- `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, its columns
+  trimmed like its rows. The left and right border, and small images.
 
 Trimming the sum needs no padded copy and no select per load.
 
-One Zen 4 core, peak 118 GFLOP/s, 3×3 at stride 1, bands in the second-level cache: `edge` alone on all rows reached 62
-(32 channels, 112 wide) and 51 (128, 56 wide) GFLOP/s; `inner` 78 and 70. Of the tiles tried (1 or 2 rows × 4 or 8
-columns × 1 or 2 vectors) 2×4×1 was best or within noise on all of six shapes, AVX-512 and AVX2.
+One Zen 4 core, peak 118 GFLOP/s, 3×3 at stride 1, bands in the second-level cache: `edge` alone on all rows
+reached 62 (32 channels, 112 wide) and 51 (128, 56 wide) GFLOP/s; `inner` 78 and 70. Of the tiles tried (1 or
+2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1 was best or within noise on all of six shapes, AVX-512 and
+AVX2.
 """
 
 from __future__ import annotations
 
 import halide as hl
+
 from activations import clip
 from targets import InstructionSet
 
@@ -34,7 +36,8 @@ VARIANTS = ("wide", "narrow", "multiplied", "scalar")
 def inner(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
     """The kernel for size×size filters at this stride, dilation 1, where no tap leaves the image.
 
-    The caller guarantees isa.lanes channels, isa.depthwise_columns columns and isa.depthwise_rows rows or more.
+    The caller guarantees isa.lanes channels, isa.depthwise_columns columns and isa.depthwise_rows rows or
+    more.
     """
     out, total, taps, arguments, (c, x, y) = _filter(size, stride, trim_rows=False)
     co, ci, xo, xi, yo, yi = (hl.Var(name) for name in ("co", "ci", "xo", "xi", "yo", "yi"))
@@ -83,11 +86,13 @@ def _filter(size: int, stride: int, *, trim_rows: bool) -> tuple:
 
 
 def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
-    """The kernel for any filter, stride, dilation and place. One pixel at a time; the variants differ in channels.
+    """The kernel for any filter, stride, dilation and place. One pixel at a time; the variants differ in
+    channels.
 
-    `wide`: isa.depthwise_vectors vectors in flight, enough to hide the latency of the multiply-add. `narrow`: one
-    vector. `multiplied`: one vector whose inputs are gathered, for a depth multiplier (output channel =
-    c·multiplier + m). `scalar`: fewer channels than a vector. The caller guarantees the channels each needs.
+    `wide`: isa.depthwise_vectors vectors in flight, enough to hide the latency of the multiply-add.
+    `narrow`: one vector. `multiplied`: one vector whose inputs are gathered, for a depth multiplier (output
+    channel = c·multiplier + m). `scalar`: fewer channels than a vector. The caller guarantees the channels
+    each needs.
     """
     c, x, y = hl.Var("c"), hl.Var("x"), hl.Var("y")
     image, weight, bias = _images()
@@ -106,7 +111,9 @@ def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
     channel = c if variant in ("wide", "narrow") else c / multiplier
     total = hl.Func("total")
     total[c, x, y] = bias[c]
-    total[c, x, y] += weight[c, taps.x, taps.y] * image[channel, _inside(column, image, 1), _inside(row, image, 2)]
+    total[c, x, y] += (
+        weight[c, taps.x, taps.y] * image[channel, _inside(column, image, 1), _inside(row, image, 2)]
+    )
     out = hl.Func("depthwise")
     out[c, x, y] = clip(total[c, x, y], low, high)
 
@@ -119,7 +126,20 @@ def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
         out.split(c, co, ci, width, hl.TailStrategy.ShiftInwards).vectorize(ci, isa.lanes).unroll(ci)
         total.compute_at(out, co).vectorize(c, isa.lanes).unroll(c)
         total.update().reorder(c, taps.x, taps.y, x, y).vectorize(c, isa.lanes).unroll(c)
-    return out, [image, weight, bias, stride_x, stride_y, dilation_x, dilation_y, left, top, multiplier, low, high]
+    return out, [
+        image,
+        weight,
+        bias,
+        stride_x,
+        stride_y,
+        dilation_x,
+        dilation_y,
+        left,
+        top,
+        multiplier,
+        low,
+        high,
+    ]
 
 
 def _images() -> tuple[hl.ImageParam, hl.ImageParam, hl.ImageParam]:
@@ -133,6 +153,6 @@ def _images() -> tuple[hl.ImageParam, hl.ImageParam, hl.ImageParam]:
 
 
 def _inside(index: hl.Expr, image: hl.ImageParam, dimension: int) -> hl.Expr:
-    # The sum never reaches a row or column outside; the clamp says so to Halide's bounds inference, and is gone from
-    # the machine code.
+    # The sum never reaches a row or column outside; the clamp says so to Halide's bounds inference, and is
+    # gone from the machine code.
     return hl.clamp(index, 0, image.dim(dimension).extent() - 1)

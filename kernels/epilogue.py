@@ -8,6 +8,7 @@ Shapes: all (C, P); out may be input itself.
 from __future__ import annotations
 
 import halide as hl
+
 from activations import EPILOGUES
 from targets import InstructionSet
 

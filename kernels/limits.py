@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import halide as hl
+
 from targets import InstructionSet
 
-# Enough to fill the pipelines of any core so far (latency 4 or 5, two a cycle), few enough for sixteen registers
-# together with the two operands.
+# Enough to fill the pipelines of any core so far (latency 4 or 5, two a cycle), few enough for sixteen
+# registers together with the two operands.
 VECTORS = 12
 
 

@@ -2,19 +2,20 @@
 
     out[d, p] = clip(bias[d] + Σ_m weight[m, d] · input[m, p], low, high) (+ residual[d, p])
 
-p is the pixel, rows × columns flattened into one index, so that a 7×7 image wastes no part of a tile; d the output
-channel. Shapes: input (M, P), weight packed as panels (width, M, N/width), bias (N), residual and out (N, P). N is a
-multiple of the panel's width (packing pads it) and P a multiple of the tile's pixels (the caller has smaller tiles
-for the rest).
+p is the pixel, rows × columns flattened into one index, so that a 7×7 image wastes no part of a tile; d the
+output channel. Shapes: input (M, P), weight packed as panels (width, M, N/width), bias (N), residual and out
+(N, P). N is a multiple of the panel's width (packing pads it) and P a multiple of the tile's pixels (the
+caller has smaller tiles for the rest).
 
-The panel's reuse: a panel of `width` output channels stays in the cache while all pixels pass by it, each tile of
-pixels × width accumulators in registers. On one Zen 4 core (peak 115 GFLOP/s): 512→512 at 112 with 12×32 (AVX-512)
-and 108 with 6×16 (AVX2); 32→192, where the epilogue weighs most, 94 and 102.
+The panel's reuse: a panel of `width` output channels stays in the cache while all pixels pass by it, each
+tile of pixels × width accumulators in registers. On one Zen 4 core (peak 115 GFLOP/s): 512→512 at 112 with
+12×32 (AVX-512) and 108 with 6×16 (AVX2); 32→192, where the epilogue weighs most, 94 and 102.
 """
 
 from __future__ import annotations
 
 import halide as hl
+
 from activations import clip
 from targets import InstructionSet
 

@@ -1,7 +1,8 @@
 """The instruction sets, one row each: what Halide compiles for, and the tiles that suit its registers.
 
-A tile is what one micro-kernel keeps in registers: `pixels` × `channels` accumulators. The figures behind the choices
-are in each operator's file. A new instruction set is a new row here, and its test in `runtime/dispatch.cpp`.
+A tile is what one micro-kernel keeps in registers: `pixels` × `channels` accumulators. The figures behind
+the choices are in each operator's file. A new instruction set is a new row here, and its test in
+`runtime/dispatch.cpp`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ class InstructionSet:
     name: str  # what NINEFOLD_ISA calls it
     target: str  # Halide's name for it
     lanes: int  # float32 values in a vector register
-    # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every list
-    # ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
+    # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every
+    # list ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
     tiles: dict[int, tuple[int, ...]]
     conv2d_panel: int  # the panel width that the standard convolution uses
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
@@ -26,7 +27,7 @@ class InstructionSet:
 
     @property
     def features(self) -> str:
-        """Halide's target string. 64-bit indices: 32-bit ones cost a sign extension per load, 20 % of depthwise."""
+        """Halide's target string. 64-bit indices, for 32-bit ones cost depthwise 20 % in sign extensions."""
         return f"{self.target}-large_buffers-no_runtime"
 
 
@@ -35,8 +36,8 @@ _X86 = "x86-64-linux"
 INSTRUCTION_SETS = {
     row.name: row
     for row in (
-        # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the same,
-        # 24×16 only 80 at 512 channels.
+        # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the
+        # same, 24×16 only 80 at 512 channels.
         InstructionSet(
             "avx512",
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",

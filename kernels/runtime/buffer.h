@@ -10,28 +10,29 @@
 namespace ninefold {
 
 struct Extent {
-  int64_t min, extent, stride;
+    int64_t min, extent, stride;
 };
 
 // `first` points at the element whose coordinates are all the mins.
 class Buffer {
- public:
-  Buffer(const float* first, std::initializer_list<Extent> shape) {
-    int k = 0;
-    for (const Extent& d : shape) dims_[k++] = halide_dimension_t(int32_t(d.min), int32_t(d.extent), int32_t(d.stride));
-    raw_.host = reinterpret_cast<uint8_t*>(const_cast<float*>(first));
-    raw_.type = halide_type_t(halide_type_float, 32);
-    raw_.dimensions = k;
-  }
+public:
+    Buffer(const float* first, std::initializer_list<Extent> shape) {
+        int k = 0;
+        for (const Extent& d : shape)
+            dims_[k++] = halide_dimension_t(int32_t(d.min), int32_t(d.extent), int32_t(d.stride));
+        raw_.host = reinterpret_cast<uint8_t*>(const_cast<float*>(first));
+        raw_.type = halide_type_t(halide_type_float, 32);
+        raw_.dimensions = k;
+    }
 
-  operator halide_buffer_t*() {
-    raw_.dim = dims_.data();  // here, so that a copy points at its own
-    return &raw_;
-  }
+    operator halide_buffer_t*() {
+        raw_.dim = dims_.data(); // here, so that a copy points at its own
+        return &raw_;
+    }
 
- private:
-  std::array<halide_dimension_t, 5> dims_{};
-  halide_buffer_t raw_{};
+private:
+    std::array<halide_dimension_t, 5> dims_{};
+    halide_buffer_t raw_{};
 };
 
-}  // namespace ninefold
+} // namespace ninefold

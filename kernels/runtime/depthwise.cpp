@@ -13,97 +13,101 @@ namespace {
 
 // The output positions whose taps, `reach` apart from first to last, all lie in [0, size).
 Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reach) {
-  const int64_t first = std::min<int64_t>((before + stride - 1) / stride, outputs), room = size - 1 + before - reach;
-  return {first, std::clamp<int64_t>(room < 0 ? 0 : room / stride + 1, first, outputs)};
+    const int64_t first = std::min<int64_t>((before + stride - 1) / stride, outputs),
+                  room = size - 1 + before - reach;
+    return {first, std::clamp<int64_t>(room < 0 ? 0 : room / stride + 1, first, outputs)};
 }
 
-}  // namespace
+} // namespace
 
 Range Window::inner_columns(int64_t width, Padding p) const {
-  return inside(width, output_width(width, p), p.left, stride_w, int64_t(dilation_w) * (kernel_w - 1));
+    return inside(width, output_width(width, p), p.left, stride_w, int64_t(dilation_w) * (kernel_w - 1));
 }
 
 Range Window::inner_rows(int64_t height, Padding p) const {
-  return inside(height, output_height(height, p), p.top, stride_h, int64_t(dilation_h) * (kernel_h - 1));
+    return inside(height, output_height(height, p), p.top, stride_h, int64_t(dilation_h) * (kernel_h - 1));
 }
 
 Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
                      const std::string& activation)
-    : kernels_(current()),
-      channels_(channels),
-      multiplier_(multiplier),
-      window_(window),
+    : kernels_(current()), channels_(channels), multiplier_(multiplier), window_(window),
       activation_(kernels_, activation) {
-  const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
-  weight_ = allocate(outputs * taps);
-  bias_ = allocate(outputs);
-  transpose(weight, outputs, taps, taps, weight_.get(), outputs);
-  for (int64_t c = 0; c < outputs; c++) bias_[c] = bias ? bias[c] : 0.0f;
-  const bool plain = multiplier == 1 && window.dilation_h == 1 && window.dilation_w == 1 && channels >= kernels_.lanes;
-  if (!plain || window.kernel_h != window.kernel_w || window.stride_h != window.stride_w) return;
-  for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
-    if (kernels.size == window.kernel_h && kernels.stride == window.stride_h) sized_ = &kernels;
+    const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
+    weight_ = allocate(outputs * taps);
+    bias_ = allocate(outputs);
+    transpose(weight, outputs, taps, taps, weight_.get(), outputs);
+    for (int64_t c = 0; c < outputs; c++)
+        bias_[c] = bias ? bias[c] : 0.0f;
+    const bool plain =
+        multiplier == 1 && window.dilation_h == 1 && window.dilation_w == 1 && channels >= kernels_.lanes;
+    if (!plain || window.kernel_h != window.kernel_w || window.stride_h != window.stride_w) return;
+    for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
+        if (kernels.size == window.kernel_h && kernels.stride == window.stride_h) sized_ = &kernels;
 }
 
-void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
-                     float* out, int64_t out_stride) const {
-  const int64_t outputs = this->out_channels(), width = window_.output_width(image.width, padding);
-  const int64_t channels = c1 - c0;
-  const int kw = window_.kernel_w, kh = window_.kernel_h;
-  Buffer source(image.row(n, 0) + c0 / multiplier_,
-                {{0, (channels + multiplier_ - 1) / multiplier_, 1},
-                 {0, image.width, image.channels},
-                 {0, image.height, image.width * image.channels}});
-  Buffer weight(weight_.get() + c0, {{0, channels, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
-  Buffer bias(bias_.get() + c0, {{0, channels, 1}});
+void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0,
+                     int64_t c1, float* out, int64_t out_stride) const {
+    const int64_t outputs = this->out_channels(), width = window_.output_width(image.width, padding);
+    const int64_t channels = c1 - c0;
+    const int kw = window_.kernel_w, kh = window_.kernel_h;
+    Buffer source(image.row(n, 0) + c0 / multiplier_, {{0, (channels + multiplier_ - 1) / multiplier_, 1},
+                                                       {0, image.width, image.channels},
+                                                       {0, image.height, image.width * image.channels}});
+    Buffer weight(weight_.get() + c0, {{0, channels, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
+    Buffer bias(bias_.get() + c0, {{0, channels, 1}});
 
-  const Activation& a = activation_;
-  const auto crop = [&](Range x, Range y) {
-    float* first = out + ((y.first - y0) * width + x.first) * out_stride;
-    return Buffer(first, {{0, channels, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
-  };
-  const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
-    if (y.size() <= 0) return;
-    Buffer target = crop(x, y);
-    check(kernel(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
-  };
-  const auto anywhere = [&](Range x) {
-    if (x.size() <= 0) return;
-    const bool vectors = channels >= kernels_.lanes, wide = channels >= kernels_.depthwise_wide;
-    DepthwiseAnywhereKernel* kernel = !vectors          ? kernels_.depthwise_scalar
-                                      : multiplier_ > 1 ? kernels_.depthwise_multiplied
-                                      : wide            ? kernels_.depthwise_wide_kernel
-                                                        : kernels_.depthwise_narrow;
-    Buffer target = crop(x, {y0, y1});
-    check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w, window_.dilation_h,
-                 padding.left, padding.top, multiplier_, a.low, a.high, target));
-  };
+    const Activation& a = activation_;
+    const auto crop = [&](Range x, Range y) {
+        float* first = out + ((y.first - y0) * width + x.first) * out_stride;
+        return Buffer(
+            first,
+            {{0, channels, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
+    };
+    const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
+        if (y.size() <= 0) return;
+        Buffer target = crop(x, y);
+        check(kernel(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
+    };
+    const auto anywhere = [&](Range x) {
+        if (x.size() <= 0) return;
+        const bool vectors = channels >= kernels_.lanes, wide = channels >= kernels_.depthwise_wide;
+        DepthwiseAnywhereKernel* kernel = !vectors          ? kernels_.depthwise_scalar
+                                          : multiplier_ > 1 ? kernels_.depthwise_multiplied
+                                          : wide            ? kernels_.depthwise_wide_kernel
+                                                            : kernels_.depthwise_narrow;
+        Buffer target = crop(x, {y0, y1});
+        check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w,
+                     window_.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
+    };
 
-  const Range x = window_.inner_columns(image.width, padding), every = window_.inner_rows(image.height, padding);
-  if (!sized_ || channels < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
-    anywhere({0, width});
-  } else {
-    Range y{std::clamp(every.first, y0, y1), std::clamp(every.last, y0, y1)};
-    if (y.size() < kernels_.depthwise_rows) y = {y0, y0};
-    sized(sized_->edge, x, {y0, y.first});
-    sized(sized_->inner, x, y);
-    sized(sized_->edge, x, {y.last, y1});
-    anywhere({0, x.first});
-    anywhere({x.last, width});
-  }
-  activation_.apply(out, channels, (y1 - y0) * width, out_stride);
+    const Range x = window_.inner_columns(image.width, padding),
+                every = window_.inner_rows(image.height, padding);
+    if (!sized_ || channels < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
+        anywhere({0, width});
+    } else {
+        Range y{std::clamp(every.first, y0, y1), std::clamp(every.last, y0, y1)};
+        if (y.size() < kernels_.depthwise_rows) y = {y0, y0};
+        sized(sized_->edge, x, {y0, y.first});
+        sized(sized_->inner, x, y);
+        sized(sized_->edge, x, {y.last, y1});
+        anywhere({0, x.first});
+        anywhere({x.last, width});
+    }
+    activation_.apply(out, channels, (y1 - y0) * width, out_stride);
 }
 
 void Depthwise::run(const Image& image, Padding padding, float* out, int threads) const {
-  const int64_t height = window_.output_height(image.height, padding);
-  const int64_t line = window_.output_width(image.width, padding) * out_channels();
-  // Few enough rows that an activation's second look at them comes from the cache.
-  const int64_t cached = std::max<int64_t>(1, 16384 / line), fair = (image.batch * height + threads - 1) / threads;
-  const int64_t step = std::clamp<int64_t>(std::min(cached, fair), 1, height), bands = (height + step - 1) / step;
-  parallel_for(threads, image.batch * bands, [&](int64_t task) {
-    const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
-    rows(image, n, padding, y0, y1, 0, out_channels(), out + (n * height + y0) * line, out_channels());
-  });
+    const int64_t height = window_.output_height(image.height, padding);
+    const int64_t line = window_.output_width(image.width, padding) * out_channels();
+    // Few enough rows that an activation's second look at them comes from the cache.
+    const int64_t cached = std::max<int64_t>(1, 16384 / line),
+                  fair = (image.batch * height + threads - 1) / threads;
+    const int64_t step = std::clamp<int64_t>(std::min(cached, fair), 1, height),
+                  bands = (height + step - 1) / step;
+    parallel_for(threads, image.batch * bands, [&](int64_t task) {
+        const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
+        rows(image, n, padding, y0, y1, 0, out_channels(), out + (n * height + y0) * line, out_channels());
+    });
 }
 
-}  // namespace ninefold
+} // namespace ninefold

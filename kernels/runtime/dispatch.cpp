@@ -10,49 +10,51 @@ namespace {
 
 bool processor_has(const std::string& name) {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (name == "avx512")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return name == "sse41" && __builtin_cpu_supports("sse4.1");
+    __builtin_cpu_init();
+    if (name == "avx512")
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") &&
+               __builtin_cpu_supports("fma");
+    if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return name == "sse41" && __builtin_cpu_supports("sse4.1");
 #elif defined(__aarch64__)
-  return name == "neon";
+    return name == "neon";
 #else
-  return false;
+    return false;
 #endif
 }
 
 std::atomic<const Kernels*> chosen{nullptr};
 
-}  // namespace
+} // namespace
 
 std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> rows;
-  for (const Kernels& row : compiled())
-    if (processor_has(row.name)) rows.push_back(&row);
-  return rows;
+    std::vector<const Kernels*> rows;
+    for (const Kernels& row : compiled())
+        if (processor_has(row.name)) rows.push_back(&row);
+    return rows;
 }
 
 const Kernels& current() {
-  if (const Kernels* row = chosen.load()) return *row;
-  const auto rows = available();
-  if (rows.empty()) throw std::runtime_error("this processor has none of the instruction sets that were compiled");
-  chosen = rows.front();
-  return *rows.front();
+    if (const Kernels* row = chosen.load()) return *row;
+    const auto rows = available();
+    if (rows.empty())
+        throw std::runtime_error("this processor has none of the instruction sets that were compiled");
+    chosen = rows.front();
+    return *rows.front();
 }
 
 void use(const std::string& name) {
-  std::string names;
-  for (const Kernels* row : available()) {
-    if (row->name == name) {
-      chosen = row;
-      return;
+    std::string names;
+    for (const Kernels* row : available()) {
+        if (row->name == name) {
+            chosen = row;
+            return;
+        }
+        names += (names.empty() ? "" : ", ") + row->name;
     }
-    names += (names.empty() ? "" : ", ") + row->name;
-  }
-  throw std::invalid_argument("the instruction set must be one of " + names + ", got " + name);
+    throw std::invalid_argument("the instruction set must be one of " + names + ", got " + name);
 }
 
-}  // namespace ninefold
+} // namespace ninefold

@@ -9,4 +9,4 @@ void catch_kernel_errors();
 // Throws what the kernel said if it returned anything but 0.
 void check(int status);
 
-}  // namespace ninefold
+} // namespace ninefold

@@ -11,58 +11,61 @@ namespace ninefold {
 
 // Arguments in the order of the kernels' Python sources; the last buffer is the output.
 using B = halide_buffer_t*;
-using DepthwiseSizedKernel = int(B image, B weight, B bias, int32_t left, int32_t top, float low, float high, B out);
-using DepthwiseAnywhereKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
-                                    int32_t dilation_y, int32_t left, int32_t top, int32_t multiplier, float low,
-                                    float high, B out);
-using PointwiseKernel = int(B image, B weight, B bias, B residual, bool add_residual, float low, float high, B out);
-using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t left, int32_t hop, int32_t stride_y,
-                         int32_t top, int32_t dilation_y, float low, float high, B out);
+using DepthwiseSizedKernel = int(B image, B weight, B bias, int32_t left, int32_t top, float low, float high,
+                                 B out);
+using DepthwiseAnywhereKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t stride_y,
+                                    int32_t dilation_x, int32_t dilation_y, int32_t left, int32_t top,
+                                    int32_t multiplier, float low, float high, B out);
+using PointwiseKernel = int(B image, B weight, B bias, B residual, bool add_residual, float low, float high,
+                            B out);
+using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t left, int32_t hop,
+                         int32_t stride_y, int32_t top, int32_t dilation_y, float low, float high, B out);
 using EpilogueKernel = int(B image, B out);
 using AddKernel = int(B image, B residual, B out);
 using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
-  int size, stride;
-  DepthwiseSizedKernel *inner, *edge;
+    int size, stride;
+    DepthwiseSizedKernel *inner, *edge;
 };
 
 struct PointwiseTile {
-  int pixels;
-  PointwiseKernel* run;
+    int pixels;
+    PointwiseKernel* run;
 };
 
 struct Panel {
-  int width;                         // output channels
-  std::vector<PointwiseTile> tiles;  // tallest first, the last of one pixel
+    int width;                        // output channels
+    std::vector<PointwiseTile> tiles; // tallest first, the last of one pixel
 };
 
 struct Conv2dTile {
-  int columns;
-  Conv2dKernel* run;
+    int columns;
+    Conv2dKernel* run;
 };
 
 struct Epilogue {
-  std::string activation;
-  EpilogueKernel* run;
+    std::string activation;
+    EpilogueKernel* run;
 };
 
 // One row per instruction set; build.py writes it.
 struct Kernels {
-  std::string name;
-  int lanes;
-  int depthwise_columns, depthwise_rows;  // the fewest that the sized depthwise kernels take
-  int depthwise_wide;                     // fewest channels of depthwise_wide
-  std::vector<DepthwiseSized> depthwise_sized;
-  DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied, *depthwise_scalar;
-  std::vector<Panel> panels;  // narrowest first
-  int conv2d_panel;
-  std::vector<Conv2dTile> conv2d;  // most columns first, the last of one column, which may lie anywhere
-  std::vector<Epilogue> epilogues;
-  AddKernel* add;
-  FmaKernel* fma;
-  EpilogueKernel* copy;
-  int fma_numbers;  // accumulators of `fma`
+    std::string name;
+    int lanes;
+    int depthwise_columns, depthwise_rows; // the fewest that the sized depthwise kernels take
+    int depthwise_wide;                    // fewest channels of depthwise_wide
+    std::vector<DepthwiseSized> depthwise_sized;
+    DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied,
+        *depthwise_scalar;
+    std::vector<Panel> panels; // narrowest first
+    int conv2d_panel;
+    std::vector<Conv2dTile> conv2d; // most columns first, the last of one column, which may lie anywhere
+    std::vector<Epilogue> epilogues;
+    AddKernel* add;
+    FmaKernel* fma;
+    EpilogueKernel* copy;
+    int fma_numbers; // accumulators of `fma`
 };
 
 // Every instruction set that was compiled, best first.
@@ -75,4 +78,4 @@ std::vector<const Kernels*> available();
 const Kernels& current();
 void use(const std::string& name);
 
-}  // namespace ninefold
+} // namespace ninefold

@@ -13,147 +13,150 @@
 namespace ninefold {
 
 struct Image {
-  const float* data;
-  int64_t batch, height, width, channels;
-  const float* row(int64_t n, int64_t y) const { return data + (n * height + y) * width * channels; }
+    const float* data;
+    int64_t batch, height, width, channels;
+    const float* row(int64_t n, int64_t y) const { return data + (n * height + y) * width * channels; }
 };
 
 // What lies around the image, as torch.nn.functional.pad has it.
 struct Padding {
-  int left, right, top, bottom;
+    int left, right, top, bottom;
 };
 
 // clip bounds inside the kernel, and what is applied afterwards while the tile is in the cache.
 struct Activation {
-  float low, high;
-  EpilogueKernel* epilogue;  // or null
-  Activation(const Kernels& kernels, const std::string& name);
+    float low, high;
+    EpilogueKernel* epilogue; // or null
+    Activation(const Kernels& kernels, const std::string& name);
 
-  // In place, on `pixels` rows of `channels` numbers that lie `stride` apart.
-  void apply(float* tile, int64_t channels, int64_t pixels, int64_t stride) const;
+    // In place, on `pixels` rows of `channels` numbers that lie `stride` apart.
+    void apply(float* tile, int64_t channels, int64_t pixels, int64_t stride) const;
 };
 
 struct Range {
-  int64_t first, last;  // the last is not in it
-  int64_t size() const { return last - first; }
+    int64_t first, last; // the last is not in it
+    int64_t size() const { return last - first; }
 };
 
 struct Window {
-  int kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-  int64_t output_height(int64_t height, Padding p) const {
-    return (height + p.top + p.bottom - int64_t(dilation_h) * (kernel_h - 1) - 1) / stride_h + 1;
-  }
-  int64_t output_width(int64_t width, Padding p) const {
-    return (width + p.left + p.right - int64_t(dilation_w) * (kernel_w - 1) - 1) / stride_w + 1;
-  }
-  // The output columns, and rows, none of whose taps leaves the image.
-  Range inner_columns(int64_t width, Padding p) const;
-  Range inner_rows(int64_t height, Padding p) const;
+    int kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+    int64_t output_height(int64_t height, Padding p) const {
+        return (height + p.top + p.bottom - int64_t(dilation_h) * (kernel_h - 1) - 1) / stride_h + 1;
+    }
+    int64_t output_width(int64_t width, Padding p) const {
+        return (width + p.left + p.right - int64_t(dilation_w) * (kernel_w - 1) - 1) / stride_w + 1;
+    }
+    // The output columns, and rows, none of whose taps leaves the image.
+    Range inner_columns(int64_t width, Padding p) const;
+    Range inner_rows(int64_t height, Padding p) const;
 };
 
-// How far apart to lay pixels of so many channels. A stride of a multiple of 2 KB puts the pixels of one tile on the
-// same few sets of the first cache: 1024→1024 at 7×7 ran at 84 GFLOP/s instead of 108.
-inline int64_t spread(int64_t channels) { return channels % 512 == 0 ? channels + 16 : channels; }
+// How far apart to lay pixels of so many channels. A stride of a multiple of 2 KB puts the pixels of one tile
+// on the same few sets of the first cache: 1024→1024 at 7×7 ran at 84 GFLOP/s instead of 108.
+inline int64_t spread(int64_t channels) {
+    return channels % 512 == 0 ? channels + 16 : channels;
+}
 
 class Depthwise {
- public:
-  // weight: (channels · multiplier, 1, kernel_h, kernel_w); bias: channels · multiplier numbers or null.
-  Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
-            const std::string& activation);
+public:
+    // weight: (channels · multiplier, 1, kernel_h, kernel_w); bias: channels · multiplier numbers or null.
+    Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
+              const std::string& activation);
 
-  // out: (batch, output height, output width, channels · multiplier).
-  void run(const Image& image, Padding padding, float* out, int threads) const;
+    // out: (batch, output height, output width, channels · multiplier).
+    void run(const Image& image, Padding padding, float* out, int threads) const;
 
-  // Output rows [y0, y1) of image n, channels [c0, c1), into `out`, whose pixels lie out_stride apart.
-  void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1, float* out,
-            int64_t out_stride) const;
+    // Output rows [y0, y1) of image n, channels [c0, c1), into `out`, whose pixels lie out_stride apart.
+    void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
+              float* out, int64_t out_stride) const;
 
-  int64_t out_channels() const { return channels_ * multiplier_; }
-  const Window& window() const { return window_; }
+    int64_t out_channels() const { return channels_ * multiplier_; }
+    const Window& window() const { return window_; }
 
- private:
-  const Kernels& kernels_;
-  int64_t channels_;
-  int multiplier_;
-  Window window_;
-  Activation activation_;
-  const DepthwiseSized* sized_ = nullptr;
-  Floats weight_, bias_;
+private:
+    const Kernels& kernels_;
+    int64_t channels_;
+    int multiplier_;
+    Window window_;
+    Activation activation_;
+    const DepthwiseSized* sized_ = nullptr;
+    Floats weight_, bias_;
 };
 
 class Pointwise {
- public:
-  // weight: (out_channels, in_channels); bias: out_channels numbers or null.
-  Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
-            const std::string& activation, int threads);
+public:
+    // weight: (out_channels, in_channels); bias: out_channels numbers or null.
+    Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
+              const std::string& activation, int threads);
 
-  // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
-  void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;
+    // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
+    void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;
 
-  // The panels [first, last) of output channels, on one thread; the pixels of the image lie image_stride apart.
-  void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out, int first,
-              int last) const;
+    // The panels [first, last) of output channels, on one thread; the pixels of the image lie image_stride
+    // apart.
+    void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out,
+                int first, int last) const;
 
-  int64_t in_channels() const { return in_channels_; }
-  int64_t out_channels() const { return out_channels_; }
-  int panel_count() const { return int(blocks_.size()); }
-  int64_t weight_bytes() const { return packed_ * int64_t(sizeof(float)); }
+    int64_t in_channels() const { return in_channels_; }
+    int64_t out_channels() const { return out_channels_; }
+    int panel_count() const { return int(blocks_.size()); }
+    int64_t weight_bytes() const { return packed_ * int64_t(sizeof(float)); }
 
- private:
-  struct Block {  // one panel of output channels
-    const Panel* panel;
-    int64_t first, valid;  // its first output channel, and how many of its channels are not padding
-    int64_t offset;        // its weights
-    int64_t bias;
-  };
-  void tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
-             const float* residual, float* out, int64_t out_stride, int64_t channels) const;
+private:
+    struct Block { // one panel of output channels
+        const Panel* panel;
+        int64_t first, valid; // its first output channel, and how many of its channels are not padding
+        int64_t offset;       // its weights
+        int64_t bias;
+    };
+    void tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
+               const float* residual, float* out, int64_t out_stride, int64_t channels) const;
 
-  const Kernels& kernels_;
-  int64_t in_channels_, out_channels_, packed_ = 0;
-  Activation activation_;
-  std::vector<Block> blocks_;
-  Floats weight_, bias_;
+    const Kernels& kernels_;
+    int64_t in_channels_, out_channels_, packed_ = 0;
+    Activation activation_;
+    std::vector<Block> blocks_;
+    Floats weight_, bias_;
 };
 
 class Conv2d {
- public:
-  // weight: (out_channels, in_channels / groups, kernel_h, kernel_w); bias: out_channels numbers or null.
-  Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups, Window window,
-         const std::string& activation);
+public:
+    // weight: (out_channels, in_channels / groups, kernel_h, kernel_w); bias: out_channels numbers or null.
+    Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
+           Window window, const std::string& activation);
 
-  // out: (batch, output height, output width, out_channels).
-  void run(const Image& image, Padding padding, float* out, int threads) const;
+    // out: (batch, output height, output width, out_channels).
+    void run(const Image& image, Padding padding, float* out, int threads) const;
 
- private:
-  void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, float* out) const;
+private:
+    void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, float* out) const;
 
-  const Kernels& kernels_;
-  int64_t in_channels_, out_channels_;
-  int groups_;
-  Window window_;
-  int64_t run_, steps_, hop_;  // the sum over a kernel's row: see kernels/conv2d.py
-  int64_t panels_per_group_;
-  Activation activation_;
-  Floats weight_, bias_;
+    const Kernels& kernels_;
+    int64_t in_channels_, out_channels_;
+    int groups_;
+    Window window_;
+    int64_t run_, steps_, hop_; // the sum over a kernel's row: see kernels/conv2d.py
+    int64_t panels_per_group_;
+    Activation activation_;
+    Floats weight_, bias_;
 };
 
 // Depthwise, then pointwise, the filtered rows never leaving the cache.
 class Separable {
- public:
-  Separable(const Depthwise& depthwise, const Pointwise& pointwise);
+public:
+    Separable(const Depthwise& depthwise, const Pointwise& pointwise);
 
-  // residual (or null) and out: (batch, output height, output width, out_channels).
-  void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
+    // residual (or null) and out: (batch, output height, output width, out_channels).
+    void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
 
- private:
-  const Depthwise& depthwise_;
-  const Pointwise& pointwise_;
+private:
+    const Depthwise& depthwise_;
+    const Pointwise& pointwise_;
 };
 
-// The two limits of this machine. Operations a second with every thread busy, and bytes a second read plus written
-// over arrays of `bytes` in all per thread.
+// The two limits of this machine. Operations a second with every thread busy, and bytes a second read plus
+// written over arrays of `bytes` in all per thread.
 double fma_peak(int threads, double seconds);
 double copy_bandwidth(int64_t bytes, int threads, double seconds);
 
-}  // namespace ninefold
+} // namespace ninefold

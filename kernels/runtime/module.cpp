@@ -4,88 +4,117 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
-#include <cstdlib>
+#include <stdexcept>
 
+#include "buffer.h"
 #include "errors.h"
 #include "layers.h"
+#include "parallel.h"
 
 namespace nb = nanobind;
 using namespace ninefold;
 
 namespace {
 
-const float* read(uintptr_t address) { return reinterpret_cast<const float*>(address); }
-float* written(uintptr_t address) { return reinterpret_cast<float*>(address); }
-
-Image image(uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c) { return {read(x), n, h, w, c}; }
-
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const Kernels* row : available()) names.push_back(row->name);
-  return names;
+const float* read(uintptr_t address) {
+    return reinterpret_cast<const float*>(address);
+}
+float* written(uintptr_t address) {
+    return reinterpret_cast<float*>(address);
 }
 
-}  // namespace
+Image image(uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c) {
+    // To Halide a null image is a question about sizes: it would answer, and compute nothing.
+    if (!x) throw std::invalid_argument("`x` must be the address of an array, got null");
+    return {read(x), n, h, w, c};
+}
+
+// What a wrong bound inside a kernel does, on as many threads as asked: the tests' way to see that the
+// process lives.
+void refuse(int threads) {
+    parallel_for(threads, threads, [](int64_t) {
+        const float numbers[64] = {};
+        float sums[128];
+        Buffer in(numbers, {{0, 64, 1}}), out(sums, {{0, 128, 1}});
+        check(current().copy(in, out));
+    });
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels* row : available())
+        names.push_back(row->name);
+    return names;
+}
+
+} // namespace
 
 NB_MODULE(_kernels, m) {
-  m.doc() = "Ninefold's compiled kernels. Addresses are of dense float32 arrays; images are NHWC.";
-  catch_kernel_errors();
-  nb::call_guard<nb::gil_scoped_release> unlocked;
+    m.doc() = "Ninefold's compiled kernels. Addresses are of dense float32 arrays; images are NHWC.";
+    catch_kernel_errors();
+    nb::call_guard<nb::gil_scoped_release> unlocked;
 
-  m.def("instruction_sets", &instruction_sets, "Those compiled and present on this processor, best first.");
-  m.def("instruction_set", [] { return current().name; }, "The one in use for what is packed from now on.");
-  m.def("use", &use, nb::arg("name"), "Choose the instruction set for what is packed from now on.");
-  m.def("fma_peak", &fma_peak, nb::arg("threads"), nb::arg("seconds"), unlocked, "Operations a second.");
-  m.def("copy_bandwidth", &copy_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"), unlocked,
-        "Bytes a second, read plus written.");
+    m.def("instruction_sets", &instruction_sets, "Those compiled and present on this processor, best first.");
+    m.def("instruction_set", [] { return current().name; }, "The one in use for what is packed from now on.");
+    m.def("use", &use, nb::arg("name"), "Choose the instruction set for what is packed from now on.");
+    m.def("fma_peak", &fma_peak, nb::arg("threads"), nb::arg("seconds"), unlocked, "Operations a second.");
+    m.def("copy_bandwidth", &copy_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"),
+          unlocked, "Bytes a second, read plus written.");
 
-  nb::class_<Window>(m, "Window")
-      .def(nb::init<int, int, int, int, int, int>(), nb::arg("kernel_h"), nb::arg("kernel_w"), nb::arg("stride_h"),
-           nb::arg("stride_w"), nb::arg("dilation_h"), nb::arg("dilation_w"));
-  nb::class_<Padding>(m, "Padding")
-      .def(nb::init<int, int, int, int>(), nb::arg("left"), nb::arg("right"), nb::arg("top"), nb::arg("bottom"));
+    m.def("refuse", &refuse, nb::arg("threads"), unlocked,
+          "Call a kernel with an image too small for it: RuntimeError.");
 
-  nb::class_<Depthwise>(m, "Depthwise")
-      .def("__init__",
-           [](Depthwise* self, uintptr_t weight, uintptr_t bias, int64_t channels, int multiplier, const Window& window,
-              const std::string& activation) {
-             new (self) Depthwise(read(weight), read(bias), channels, multiplier, window, activation);
-           })
-      .def(
-          "run",
-          [](const Depthwise& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c, const Padding& padding,
-             uintptr_t out, int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
-          unlocked);
-  nb::class_<Pointwise>(m, "Pointwise")
-      .def("__init__",
-           [](Pointwise* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
-              const std::string& activation, int threads) {
-             new (self) Pointwise(read(weight), read(bias), in_channels, out_channels, activation, threads);
-           })
-      .def(
-          "run",
-          [](const Pointwise& self, uintptr_t x, int64_t pixels, uintptr_t residual, uintptr_t out, int threads) {
-            self.run(read(x), pixels, read(residual), written(out), threads);
-          },
-          unlocked);
-  nb::class_<Conv2d>(m, "Conv2d")
-      .def("__init__",
-           [](Conv2d* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels, int groups,
-              const Window& window, const std::string& activation) {
-             new (self) Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window, activation);
-           })
-      .def(
-          "run",
-          [](const Conv2d& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c, const Padding& padding,
-             uintptr_t out, int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
-          unlocked);
-  nb::class_<Separable>(m, "Separable")
-      .def(nb::init<const Depthwise&, const Pointwise&>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
-      .def(
-          "run",
-          [](const Separable& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c, const Padding& padding,
-             uintptr_t residual, uintptr_t out, int threads) {
-            self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
-          },
-          unlocked);
+    nb::class_<Window>(m, "Window")
+        .def(nb::init<int, int, int, int, int, int>(), nb::arg("kernel_h"), nb::arg("kernel_w"),
+             nb::arg("stride_h"), nb::arg("stride_w"), nb::arg("dilation_h"), nb::arg("dilation_w"));
+    nb::class_<Padding>(m, "Padding")
+        .def(nb::init<int, int, int, int>(), nb::arg("left"), nb::arg("right"), nb::arg("top"),
+             nb::arg("bottom"));
+
+    nb::class_<Depthwise>(m, "Depthwise")
+        .def("__init__",
+             [](Depthwise* self, uintptr_t weight, uintptr_t bias, int64_t channels, int multiplier,
+                const Window& window, const std::string& activation) {
+                 new (self) Depthwise(read(weight), read(bias), channels, multiplier, window, activation);
+             })
+        .def(
+            "run",
+            [](const Depthwise& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
+               const Padding& padding, uintptr_t out,
+               int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
+            unlocked);
+    nb::class_<Pointwise>(m, "Pointwise")
+        .def("__init__",
+             [](Pointwise* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
+                const std::string& activation, int threads) {
+                 new (self)
+                     Pointwise(read(weight), read(bias), in_channels, out_channels, activation, threads);
+             })
+        .def(
+            "run",
+            [](const Pointwise& self, uintptr_t x, int64_t pixels, uintptr_t residual, uintptr_t out,
+               int threads) { self.run(read(x), pixels, read(residual), written(out), threads); },
+            unlocked);
+    nb::class_<Conv2d>(m, "Conv2d")
+        .def("__init__",
+             [](Conv2d* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
+                int groups, const Window& window, const std::string& activation) {
+                 new (self)
+                     Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window, activation);
+             })
+        .def(
+            "run",
+            [](const Conv2d& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
+               const Padding& padding, uintptr_t out,
+               int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
+            unlocked);
+    nb::class_<Separable>(m, "Separable")
+        .def(nb::init<const Depthwise&, const Pointwise&>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+        .def(
+            "run",
+            [](const Separable& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
+               const Padding& padding, uintptr_t residual, uintptr_t out, int threads) {
+                self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
+            },
+            unlocked);
 }

@@ -12,135 +12,145 @@ namespace ninefold {
 
 namespace {
 
-// Panels that cover `channels` with the least padding, then the fewest: a panel is charged its width and a little.
+// Panels that cover `channels` with the least padding, then the fewest: a panel is charged its width and a
+// little.
 std::vector<const Panel*> cover(const std::vector<Panel>& panels, int64_t channels) {
-  const int64_t charge = 2;
-  std::vector<int64_t> cost(channels + 1, 0);
-  std::vector<const Panel*> choice(channels + 1, nullptr);
-  for (int64_t n = 1; n <= channels; n++)
-    for (const Panel& panel : panels) {
-      const int64_t total = panel.width + charge + cost[std::max<int64_t>(0, n - panel.width)];
-      if (!choice[n] || total <= cost[n]) {
-        cost[n] = total;
-        choice[n] = &panel;
-      }
-    }
-  std::vector<const Panel*> covering;
-  for (int64_t n = channels; n > 0; n -= covering.back()->width) covering.push_back(choice[n]);
-  // Widest first: only the last panel may reach past the channels, and equal ones share a call.
-  std::sort(covering.begin(), covering.end(), [](const Panel* a, const Panel* b) { return a->width > b->width; });
-  return covering;
+    const int64_t charge = 2;
+    std::vector<int64_t> cost(channels + 1, 0);
+    std::vector<const Panel*> choice(channels + 1, nullptr);
+    for (int64_t n = 1; n <= channels; n++)
+        for (const Panel& panel : panels) {
+            const int64_t total = panel.width + charge + cost[std::max<int64_t>(0, n - panel.width)];
+            if (!choice[n] || total <= cost[n]) {
+                cost[n] = total;
+                choice[n] = &panel;
+            }
+        }
+    std::vector<const Panel*> covering;
+    for (int64_t n = channels; n > 0; n -= covering.back()->width)
+        covering.push_back(choice[n]);
+    // Widest first: only the last panel may reach past the channels, and equal ones share a call.
+    std::sort(covering.begin(), covering.end(),
+              [](const Panel* a, const Panel* b) { return a->width > b->width; });
+    return covering;
 }
 
-struct Remainder;  // names the scratch of a panel that reaches past the last output channel
-struct Apart;      // names the scratch of pixels moved off one another's cache sets
+struct Remainder; // names the scratch of a panel that reaches past the last output channel
+struct Apart;     // names the scratch of pixels moved off one another's cache sets
 
-}  // namespace
+} // namespace
 
 Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
                      const std::string& activation, int threads)
-    : kernels_(current()),
-      in_channels_(in_channels),
-      out_channels_(out_channels),
+    : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels),
       activation_(kernels_, activation) {
-  int64_t first = 0, padded = 0;
-  for (const Panel* panel : cover(kernels_.panels, out_channels)) {
-    blocks_.push_back({panel, first, std::min<int64_t>(panel->width, out_channels - first), packed_, padded});
-    first += blocks_.back().valid;
-    padded += panel->width;
-    packed_ += panel->width * in_channels;
-  }
-  weight_ = allocate(packed_);
-  bias_ = allocate(padded);
-  parallel_for(packed_ > 32768 ? threads : 1, blocks_.size(), [&](int64_t b) {
-    const Block& block = blocks_[b];
-    const int width = block.panel->width;
-    float* packed = weight_.get() + block.offset;
-    if (block.valid < width) std::fill_n(packed, width * in_channels, 0.0f);
-    transpose(weight + block.first * in_channels, block.valid, in_channels, in_channels, packed, width);
-    for (int d = 0; d < width; d++)
-      bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
-  });
+    int64_t first = 0, padded = 0;
+    for (const Panel* panel : cover(kernels_.panels, out_channels)) {
+        blocks_.push_back(
+            {panel, first, std::min<int64_t>(panel->width, out_channels - first), packed_, padded});
+        first += blocks_.back().valid;
+        padded += panel->width;
+        packed_ += panel->width * in_channels;
+    }
+    weight_ = allocate(packed_);
+    bias_ = allocate(padded);
+    parallel_for(packed_ > 32768 ? threads : 1, blocks_.size(), [&](int64_t b) {
+        const Block& block = blocks_[b];
+        const int width = block.panel->width;
+        float* packed = weight_.get() + block.offset;
+        if (block.valid < width) std::fill_n(packed, width * in_channels, 0.0f);
+        transpose(weight + block.first * in_channels, block.valid, in_channels, in_channels, packed, width);
+        for (int d = 0; d < width; d++)
+            bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
+    });
 }
 
 void Pointwise::tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
                       const float* residual, float* out, int64_t out_stride, int64_t channels) const {
-  const int width = block.panel->width;
-  Buffer weight(weight_.get() + block.offset,
-                {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
-  Buffer bias(bias_.get() + block.bias, {{0, channels, 1}});
-  int64_t p = 0;
-  for (const PointwiseTile& tile : block.panel->tiles) {
-    const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
-    if (n == 0) continue;
-    Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
-    Buffer target(out + p * out_stride, {{0, channels, 1}, {0, n, out_stride}});
-    // Without a residual the kernel reads none, but checks the buffer's shape: the output's own serves.
-    Buffer added(residual ? residual + p * out_channels_ : out + p * out_stride,
-                 {{0, channels, 1}, {0, n, residual ? out_channels_ : out_stride}});
-    check(tile.run(source, weight, bias, added, residual != nullptr, activation_.low, activation_.high, target));
-    p += n;
-  }
-}
-
-void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out,
-                       int first, int last) const {
-  // As many panels to a call as stay in the cache while the tall tiles pass, and then the short ones.
-  const int64_t cached = 128 * 1024 / int64_t(sizeof(float));
-  const bool late = activation_.epilogue && residual;  // the activation comes between sum and residual
-  for (int b = first; b < last;) {
-    const Block& block = blocks_[b];
     const int width = block.panel->width;
-    const bool whole = block.valid == width;
-    int count = 1;
-    const int64_t most = std::max<int64_t>(1, cached / (width * in_channels_));
-    while (whole && count < most && b + count < last && blocks_[b + count].panel == block.panel &&
-           blocks_[b + count].valid == width)
-      count++;
-    const int64_t channels = whole ? int64_t(width) * count : block.valid;
-    float* target = out + block.first;
-    const float* added = residual ? residual + block.first : nullptr;
-    if (whole) {
-      tiles(block, count, image, image_stride, pixels, late ? nullptr : added, target, out_channels_, channels);
-    } else {
-      // The padded panel goes to scratch, its real channels from there to the output.
-      float* tile = scratch<Remainder>(pixels * width);
-      tiles(block, 1, image, image_stride, pixels, nullptr, tile, width, width);
-      for (int64_t p = 0; p < pixels; p++) std::memcpy(target + p * out_channels_, tile + p * width, channels * sizeof(float));
+    Buffer weight(weight_.get() + block.offset,
+                  {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
+    Buffer bias(bias_.get() + block.bias, {{0, channels, 1}});
+    int64_t p = 0;
+    for (const PointwiseTile& tile : block.panel->tiles) {
+        const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
+        if (n == 0) continue;
+        Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
+        Buffer target(out + p * out_stride, {{0, channels, 1}, {0, n, out_stride}});
+        // Without a residual the kernel reads none, but checks the buffer's shape: the output's own serves.
+        Buffer added(residual ? residual + p * out_channels_ : out + p * out_stride,
+                     {{0, channels, 1}, {0, n, residual ? out_channels_ : out_stride}});
+        check(tile.run(source, weight, bias, added, residual != nullptr, activation_.low, activation_.high,
+                       target));
+        p += n;
     }
-    activation_.apply(target, channels, pixels, out_channels_);
-    if (added && (late || !whole)) {
-      Buffer sum(target, {{0, channels, 1}, {0, pixels, out_channels_}});
-      Buffer same(target, {{0, channels, 1}, {0, pixels, out_channels_}});
-      Buffer other(added, {{0, channels, 1}, {0, pixels, out_channels_}});
-      check(kernels_.add(same, other, sum));
-    }
-    b += count;
-  }
 }
 
-void Pointwise::run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const {
-  const int count = panel_count();
-  const int64_t tallest = blocks_.front().panel->tiles.front().pixels;
-  // Where the weights outweigh the pixels, each thread takes its own weights; else its own pixels.
-  const bool by_panels = threads > 1 && count >= threads && (out_channels_ > pixels || pixels < 2 * threads * tallest);
-  const int64_t cached = std::max<int64_t>(tallest, 65536 / in_channels_ / tallest * tallest);
-  const int64_t fair = (pixels + threads - 1) / threads;
-  const int64_t step = by_panels ? std::min(pixels, cached)
-                                 : std::min(cached, std::max<int64_t>(1, (fair + tallest - 1) / tallest * tallest));
-  const int64_t blocks = (pixels + step - 1) / step;
-  const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
-  parallel_for(threads, parts * blocks, [&](int64_t task) {
-    const int64_t part = task / blocks, p = task % blocks * step, n = std::min(step, pixels - p);
-    const float* block = image + p * in_channels_;
-    if (apart != in_channels_ && out_channels_ >= 64) {
-      float* copy = scratch<Apart>(n * apart);
-      for (int64_t i = 0; i < n; i++) std::memcpy(copy + i * apart, block + i * in_channels_, in_channels_ * sizeof(float));
-      block = copy;
+void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual,
+                       float* out, int first, int last) const {
+    // As many panels to a call as stay in the cache while the tall tiles pass, and then the short ones.
+    const int64_t cached = 128 * 1024 / int64_t(sizeof(float));
+    const bool late = activation_.epilogue && residual; // the activation comes between sum and residual
+    for (int b = first; b < last;) {
+        const Block& block = blocks_[b];
+        const int width = block.panel->width;
+        const bool whole = block.valid == width;
+        int count = 1;
+        const int64_t most = std::max<int64_t>(1, cached / (width * in_channels_));
+        while (whole && count < most && b + count < last && blocks_[b + count].panel == block.panel &&
+               blocks_[b + count].valid == width)
+            count++;
+        const int64_t channels = whole ? int64_t(width) * count : block.valid;
+        float* target = out + block.first;
+        const float* added = residual ? residual + block.first : nullptr;
+        if (whole) {
+            tiles(block, count, image, image_stride, pixels, late ? nullptr : added, target, out_channels_,
+                  channels);
+        } else {
+            // The padded panel goes to scratch, its real channels from there to the output.
+            float* tile = scratch<Remainder>(pixels * width);
+            tiles(block, 1, image, image_stride, pixels, nullptr, tile, width, width);
+            for (int64_t p = 0; p < pixels; p++)
+                std::memcpy(target + p * out_channels_, tile + p * width, channels * sizeof(float));
+        }
+        activation_.apply(target, channels, pixels, out_channels_);
+        if (added && (late || !whole)) {
+            Buffer sum(target, {{0, channels, 1}, {0, pixels, out_channels_}});
+            Buffer same(target, {{0, channels, 1}, {0, pixels, out_channels_}});
+            Buffer other(added, {{0, channels, 1}, {0, pixels, out_channels_}});
+            check(kernels_.add(same, other, sum));
+        }
+        b += count;
     }
-    panels(block, block == image + p * in_channels_ ? in_channels_ : apart, n, residual ? residual + p * out_channels_ : nullptr, out + p * out_channels_,
-           int(part * count / parts), int((part + 1) * count / parts));
-  });
 }
 
-}  // namespace ninefold
+void Pointwise::run(const float* image, int64_t pixels, const float* residual, float* out,
+                    int threads) const {
+    const int count = panel_count();
+    const int64_t tallest = blocks_.front().panel->tiles.front().pixels;
+    // Where the weights outweigh the pixels, each thread takes its own weights; else its own pixels.
+    const bool by_panels =
+        threads > 1 && count >= threads && (out_channels_ > pixels || pixels < 2 * threads * tallest);
+    const int64_t cached = std::max<int64_t>(tallest, 65536 / in_channels_ / tallest * tallest);
+    const int64_t fair = (pixels + threads - 1) / threads;
+    const int64_t step =
+        by_panels ? std::min(pixels, cached)
+                  : std::min(cached, std::max<int64_t>(1, (fair + tallest - 1) / tallest * tallest));
+    const int64_t blocks = (pixels + step - 1) / step;
+    const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
+    parallel_for(threads, parts * blocks, [&](int64_t task) {
+        const int64_t part = task / blocks, p = task % blocks * step, n = std::min(step, pixels - p);
+        const float* block = image + p * in_channels_;
+        if (apart != in_channels_ && out_channels_ >= 64) {
+            float* copy = scratch<Apart>(n * apart);
+            for (int64_t i = 0; i < n; i++)
+                std::memcpy(copy + i * apart, block + i * in_channels_, in_channels_ * sizeof(float));
+            block = copy;
+        }
+        panels(block, block == image + p * in_channels_ ? in_channels_ : apart, n,
+               residual ? residual + p * out_channels_ : nullptr, out + p * out_channels_,
+               int(part * count / parts), int((part + 1) * count / parts));
+    });
+}
+
+} // namespace ninefold

@@ -1,8 +1,9 @@
 // Depthwise, then pointwise, with the filtered image in the cache between them.
 //
-// The fusion is done here, by calling two Halide kernels on one band of rows, and not inside one Halide pipeline: the
-// same kernels then serve every pair of kernel size, activation and instruction set, and the way threads share the
-// work is chosen at run time. Measured against the one-pipeline schedule in benchmarks/results.
+// The fusion is done here, by calling two Halide kernels on one band of rows, and not inside one Halide
+// pipeline: the same kernels then serve every pair of kernel size, activation and instruction set, and the
+// way threads share the work is chosen at run time. Measured against the one-pipeline schedule in
+// benchmarks/results.
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,74 +16,82 @@ namespace ninefold {
 
 namespace {
 
-struct Band;      // names the scratch of one thread's filtered rows
-struct Filtered;  // names the scratch of a whole filtered image, shared by the threads
+struct Band;     // names the scratch of one thread's filtered rows
+struct Filtered; // names the scratch of a whole filtered image, shared by the threads
 
 int64_t second_level_cache() {
-  static const int64_t bytes = [] {
+    static const int64_t bytes = [] {
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    if (found > 0) return int64_t(found);
+        const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        if (found > 0) return int64_t(found);
 #endif
-    return int64_t(512 * 1024);
-  }();
-  return bytes;
+        return int64_t(512 * 1024);
+    }();
+    return bytes;
 }
 
-}  // namespace
+} // namespace
 
 Separable::Separable(const Depthwise& depthwise, const Pointwise& pointwise)
     : depthwise_(depthwise), pointwise_(pointwise) {
-  if (depthwise.out_channels() != pointwise.in_channels())
-    throw std::invalid_argument("the pointwise stage must take the channels that the depthwise stage gives");
+    if (depthwise.out_channels() != pointwise.in_channels())
+        throw std::invalid_argument(
+            "the pointwise stage must take the channels that the depthwise stage gives");
 }
 
-void Separable::run(const Image& image, Padding padding, const float* residual, float* out, int threads) const {
-  const Window& window = depthwise_.window();
-  const int64_t height = window.output_height(image.height, padding), width = window.output_width(image.width, padding);
-  const int64_t hidden = depthwise_.out_channels(), outputs = pointwise_.out_channels();
-  const int64_t apart = spread(hidden), line = width * apart, line_bytes = line * int64_t(sizeof(float));
+void Separable::run(const Image& image, Padding padding, const float* residual, float* out,
+                    int threads) const {
+    const Window& window = depthwise_.window();
+    const int64_t height = window.output_height(image.height, padding),
+                  width = window.output_width(image.width, padding);
+    const int64_t hidden = depthwise_.out_channels(), outputs = pointwise_.out_channels();
+    const int64_t apart = spread(hidden), line = width * apart, line_bytes = line * int64_t(sizeof(float));
 
-  // Where the weights outweigh the filtered image, threads share the weights, not the rows: each would stream them all.
-  const int count = pointwise_.panel_count();
-  if (threads > 1 && count >= threads && pointwise_.weight_bytes() > height * line_bytes &&
-      height * line_bytes <= threads * second_level_cache() / 2) {
-    float* filtered = scratch<Filtered>(height * line);
-    const int64_t lanes = 16, groups = (hidden + lanes - 1) / lanes;
-    const bool by_channels = depthwise_.out_channels() == image.channels && groups >= threads;
-    for (int64_t n = 0; n < image.batch; n++) {
-      const int64_t parts = by_channels ? threads : std::min<int64_t>(threads, height);
-      parallel_for(threads, parts, [&](int64_t part) {
-        if (by_channels) {
-          const int64_t c0 = part * groups / parts * lanes, c1 = std::min((part + 1) * groups / parts * lanes, hidden);
-          depthwise_.rows(image, n, padding, 0, height, c0, c1, filtered + c0, apart);
-        } else {
-          const int64_t y0 = part * height / parts, y1 = (part + 1) * height / parts;
-          depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered + y0 * line, apart);
+    // Where the weights outweigh the filtered image, threads share the weights, not the rows: each would
+    // stream them all.
+    const int count = pointwise_.panel_count();
+    if (threads > 1 && count >= threads && pointwise_.weight_bytes() > height * line_bytes &&
+        height * line_bytes <= threads * second_level_cache() / 2) {
+        float* filtered = scratch<Filtered>(height * line);
+        const int64_t lanes = 16, groups = (hidden + lanes - 1) / lanes;
+        const bool by_channels = depthwise_.out_channels() == image.channels && groups >= threads;
+        for (int64_t n = 0; n < image.batch; n++) {
+            const int64_t parts = by_channels ? threads : std::min<int64_t>(threads, height);
+            parallel_for(threads, parts, [&](int64_t part) {
+                if (by_channels) {
+                    const int64_t c0 = part * groups / parts * lanes,
+                                  c1 = std::min((part + 1) * groups / parts * lanes, hidden);
+                    depthwise_.rows(image, n, padding, 0, height, c0, c1, filtered + c0, apart);
+                } else {
+                    const int64_t y0 = part * height / parts, y1 = (part + 1) * height / parts;
+                    depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered + y0 * line, apart);
+                }
+            });
+            const int64_t first = n * height * width * outputs;
+            parallel_for(threads, threads, [&](int64_t part) {
+                pointwise_.panels(filtered, apart, height * width, residual ? residual + first : nullptr,
+                                  out + first, int(part * count / threads),
+                                  int((part + 1) * count / threads));
+            });
         }
-      });
-      const int64_t first = n * height * width * outputs;
-      parallel_for(threads, threads, [&](int64_t part) {
-        pointwise_.panels(filtered, apart, height * width, residual ? residual + first : nullptr, out + first,
-                          int(part * count / threads), int((part + 1) * count / threads));
-      });
+        return;
     }
-    return;
-  }
 
-  // A band takes half the cache, the rest is for its input and a panel of weights. The number of bands is one that
-  // the threads can share evenly.
-  const int64_t most = std::clamp<int64_t>(second_level_cache() / 2 / line_bytes, 1, height);
-  int64_t bands = (height + most - 1) / most;
-  while (image.batch * bands % threads != 0 && bands < height) bands++;
-  parallel_for(threads, image.batch * bands, [&](int64_t task) {
-    const int64_t n = task / bands, band = task % bands;
-    const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
-    float* filtered = scratch<Band>((y1 - y0) * line);
-    depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
-    const int64_t first = (n * height + y0) * width * outputs;
-    pointwise_.panels(filtered, apart, (y1 - y0) * width, residual ? residual + first : nullptr, out + first, 0, count);
-  });
+    // A band takes half the cache, the rest is for its input and a panel of weights. The number of bands is
+    // one that the threads can share evenly.
+    const int64_t most = std::clamp<int64_t>(second_level_cache() / 2 / line_bytes, 1, height);
+    int64_t bands = (height + most - 1) / most;
+    while (image.batch * bands % threads != 0 && bands < height)
+        bands++;
+    parallel_for(threads, image.batch * bands, [&](int64_t task) {
+        const int64_t n = task / bands, band = task % bands;
+        const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
+        float* filtered = scratch<Band>((y1 - y0) * line);
+        depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
+        const int64_t first = (n * height + y0) * width * outputs;
+        pointwise_.panels(filtered, apart, (y1 - y0) * width, residual ? residual + first : nullptr,
+                          out + first, 0, count);
+    });
 }
 
-}  // namespace ninefold
+} // namespace ninefold

@@ -1,4 +1,4 @@
-"""Ninefold: depthwise separable convolutions, counted exactly and run at the speed their arithmetic promises."""
+"""Ninefold: depthwise separable convolutions, counted exactly and run as fast as the count promises."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Name -> the module that holds it. Nothing is imported until it is asked for: `import ninefold` needs neither torch
-# nor the compiled kernels.
+# Name -> the module that holds it. Nothing is imported until it is asked for: `import ninefold` needs
+# neither torch nor the compiled kernels.
 _MODULES = {"cost", "shape", "ops", "nn"}
 _FUNCTIONS = {"for_inference": "ninefold.inference"}
 

@@ -1,4 +1,4 @@
-"""The compiled kernels, for dense float32 tensors on the CPU: weights packed into the extension, images passed as NHWC.
+"""The compiled kernels, for dense float32 tensors on the CPU: packed weights, images passed as NHWC.
 
 The callers have checked shapes, types and sizes (`ninefold.shape`, `ops.backend`); here addresses are taken.
 """
@@ -49,7 +49,7 @@ def forced(name: str) -> Iterator[None]:
 
 
 class Convolution:
-    """One convolution with its weights packed: a depthwise, a pointwise or a standard kernel, whichever fits."""
+    """One convolution with its weights packed: depthwise, pointwise or standard, whichever fits."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class Convolution:
         weight, offset = _dense(weight), bias if bias is None else _dense(bias)
         addresses = weight.data_ptr(), 0 if offset is None else offset.data_ptr()
         self.flat = (kh, kw, *stride, groups) == (1, 1, 1, 1, 1)
-        self.depthwise = groups == channels and groups > 1 or (groups == channels == 1 and self.out_channels == 1)
+        outputs, threads = self.out_channels, torch.get_num_threads()
         if self.flat:
-            self.kernel: Any = _kernels.Pointwise(*addresses, channels, self.out_channels, name, torch.get_num_threads())
-        elif self.depthwise:
-            self.kernel = _kernels.Depthwise(*addresses, channels, self.out_channels // channels, window, name)
+            self.kernel: Any = _kernels.Pointwise(*addresses, channels, outputs, name, threads)
+        elif groups == channels > 1:
+            self.kernel = _kernels.Depthwise(*addresses, channels, outputs // channels, window, name)
         else:
-            self.kernel = _kernels.Conv2d(*addresses, channels, self.out_channels, groups, window, name)
+            self.kernel = _kernels.Conv2d(*addresses, channels, outputs, groups, window, name)
 
     def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
         """Convolve x (batch, C, H, W); the result is channels-last."""

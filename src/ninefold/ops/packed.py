@@ -1,8 +1,8 @@
 """Convolutions whose weights are packed once: what `for_inference` builds networks from.
 
-Modules without autograd. They keep the plain weights, which is what is pickled and deep-copied; the packed form belongs
-to one instruction set and is made at the first call. Without the compiled kernels, or for an input they do not take,
-PyTorch's own operators compute the same.
+Modules without autograd. They keep the plain weights, which is what is pickled and deep-copied; the packed
+form belongs to one instruction set and is made at the first call. Without the compiled kernels, or for an
+input they do not take, PyTorch's own operators compute the same.
 """
 
 from __future__ import annotations
@@ -54,7 +54,14 @@ class Conv2d(_Packed):
         """Convolve x; channels-last in, channels-last out, without a copy."""
         if backend.for_call(x, self.weight) is None:
             out = fallback.conv2d(
-                x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation
+                x,
+                self.weight,
+                self.bias,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.activation,
             )
             return out if residual is None else out + residual
         if self._kernel is None:
