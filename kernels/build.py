@@ -144,7 +144,7 @@ def _table_row(isa: InstructionSet) -> str:
         for k, s in depthwise.SPECIALISED
     )
     panels = ", ".join(
-        "{%d, {%s}}" % (width, ", ".join(f"{{{p}, {symbol(f'pointwise_{p}x{width}')}}}" for p in heights))
+        f"{{{width}, {{" + ", ".join(f"{{{p}, {symbol(f'pointwise_{p}x{width}')}}}" for p in heights) + "}}"
         for width, heights in sorted(isa.tiles.items())
     )
     columns = ", ".join(f"{{{n}, {symbol(f'conv2d_{n}')}}}" for n in isa.tiles[isa.conv2d_panel])

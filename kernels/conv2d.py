@@ -1,9 +1,10 @@
 """The standard convolution: N filters Dk×Dk×M.
 
-    out[d, x, y] = clip(bias[d] + Σ_j Σ_i Σ_m weight[m, i, j, d] · input[m, x·s + i·δ - left, y·s + j·δ - top])
+    out[d, x, y] = clip(bias[d] + Σ_j Σ_i Σ_m weight[m, i, j, d] · input[m, X, Y], low, high)
+    X = x·s + i·dilation - left,  Y = y·s + j·dilation - top
 
-over the taps inside the image, δ the dilation. A row of the image is one flat line of W·M numbers, so the sum over i and m at
-dilation 1 is one contiguous run of `run` = kw·M numbers; otherwise `run` is M and `steps` = kw runs lie
+over the taps inside the image. A row of the image is one flat line of W·M numbers, so the sum over i and m
+at dilation 1 is one contiguous run of `run` = kw·M numbers; otherwise `run` is M and `steps` = kw runs lie
 `hop` numbers apart. Shapes: input (W·M, H), weight packed as panels (width, run, steps, kh, N/width), bias
 (N), out a crop of (N, out_w, out_h) whose mins say where in the image it lies. A group is a call of its own,
 its input a pointer to its first channel.

@@ -16,7 +16,7 @@ from torch import Tensor
 try:
     from ninefold import _kernels
 except ImportError:
-    _kernels = None  # type: ignore[assignment]
+    _kernels = None
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
