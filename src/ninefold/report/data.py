@@ -54,7 +54,7 @@ class Layer:
     """One block of the network: what it is, what it costs both ways, and what became of it.
 
     `fate` is "fused" (one kernel for a separable pair), "packed" (a kernel of its own) or "PyTorch"; `reason`
-    says why where it was left to PyTorch.
+    says what was folded in, or why it was left to PyTorch.
     """
 
     name: str
@@ -108,6 +108,11 @@ class Examination:
     command: str
 
     @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The plain ones, then Ninefold."""
+        return (*self.plain, self.ninefold)
+
+    @property
     def best_plain(self) -> Contender:
         """The fastest of the plain ones."""
         return min(self.plain, key=lambda contender: contender.seconds)
@@ -120,5 +125,5 @@ class Examination:
     @property
     def same_guesses(self) -> bool:
         """Whether all saw the same classes in the same order."""
-        seen = {tuple(guess.index for guess in each.guesses) for each in (*self.plain, self.ninefold)}
+        seen = {tuple(guess.index for guess in each.guesses) for each in self.contenders}
         return len(seen) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
@@ -29,7 +28,7 @@ def bar(share: float, *, kind: str, label: str, mark: float | None = None) -> Ma
 def skyline(costs: Sequence[tuple[str, int, int]], *, label: str) -> Markup:
     """The network from input to output: per layer a pale tower, its standard cost, and a solid one, as built.
 
-    `costs` are (name, as built, standard). Heights are logarithmic: 1/100 of the tallest is half as high.
+    `costs` are (name, as built, standard); heights are in proportion.
     Raises ValueError for no layers.
     """
     if not costs:
@@ -53,5 +52,5 @@ def skyline(costs: Sequence[tuple[str, int, int]], *, label: str) -> Markup:
 
 
 def _height(value: int, tallest: int) -> float:
-    decades = 4
-    return 100 * max(0.01, 1 + math.log10(max(value, 1) / max(tallest, 1)) / decades)
+    # What is there stays visible.
+    return max(0.8, 100 * value / max(tallest, 1))

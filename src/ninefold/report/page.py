@@ -14,13 +14,12 @@ from .data import FATES, Examination
 def render(examination: Examination) -> str:
     """The page about one network on one photograph."""
     layers = examination.layers
-    times = {each.name: each.seconds for each in (*examination.plain, examination.ninefold)}
     return (
         _environment()
         .get_template("demo.html.j2")
         .render(
             it=examination,
-            slowest=max(times.values()),
+            slowest=max(each.seconds for each in examination.contenders),
             skyline=drawings.skyline(
                 [(layer.name, layer.multiplications, layer.standard_multiplications) for layer in layers],
                 label="What each layer costs, as built and as a standard convolution",

@@ -1,4 +1,4 @@
-"""The same data on a terminal, as tables."""
+"""The same data on a terminal, as tables, for a console without markup: names may hold brackets."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _times(it: Examination) -> Table:
     table.add_column("")
     for name in ("median", "spread", "of peak"):
         table.add_column(name, justify="right")
-    for each in (*it.plain, it.ninefold):
+    for each in it.contenders:
         mine = each is it.ninefold
         share = percent(it.limit_seconds / each.seconds)
         time, spread = f"{1000 * each.seconds:.2f} ms", f"± {percent(each.spread)}"
