@@ -1,0 +1,71 @@
+"""What became of each layer of a graph, and why, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from ninefold.inference import match
+from ninefold.inference.capture import Captured
+from ninefold.inference.graph import operator, sizes, value
+from ninefold.inference.summary import Layer
+
+
+def describe(
+    source: GraphModule,
+    blocks: tuple[match.Block, ...],
+    left: dict[Node, str],
+    fallen: str,
+    inputs: list[Any],
+    captured: Captured,
+) -> tuple[Layer, ...]:
+    """Describe each convolution and linear layer: in one of `blocks`, or in PyTorch, for what reason.
+
+    `left` has the reasons of single nodes, `fallen` that of all the rest.
+    """
+    owners = {stage_node: block for block in blocks for stage_node in block.nodes}
+    examples = next((leaf.shape[0] for leaf, on in zip(inputs, captured.batched, strict=True) if on), 1)
+    layers, told = [], set()
+    for node in source.graph.nodes:
+        if operator(node) not in (*match.CONVOLUTIONS, "linear"):
+            continue
+        block = owners.get(node)
+        if block is None:
+            count = _multiplications(node) * examples // (captured.batch or examples)
+            reason = left.get(node) or fallen or "it is not a convolution"
+            layers.append(Layer(_name(node), "pytorch", reason, count))
+        elif block not in told:
+            told.add(block)
+            count = sum(stage.shape.multiplications for stage in block.stages)
+            count = count * examples // (captured.batch or examples)
+            kind = "fused" if len(block.stages) == 2 else "kernel"
+            layers.append(Layer(block.name, kind, _what(block), count))
+    return tuple(layers)
+
+
+def _what(block: match.Block) -> str:
+    parts = []
+    for stage in block.stages:
+        height, width = stage.shape.kernel_size
+        kind = (
+            "depthwise" if stage.is_depthwise else "pointwise" if stage.shape.is_pointwise else "convolution"
+        )
+        parts.append(f"{kind} {height}×{width}" if kind != "pointwise" else kind)
+        parts += ["batch-norm folded"] * bool(stage.norms)
+        parts += [] if stage.activation is None else [stage.activation]
+    return ", ".join([*parts, *["residual added"] * (block.residual is not None)])
+
+
+def _name(node: Node) -> str:
+    weight = node.args[1]
+    return str(weight.target).removesuffix(".weight") if isinstance(weight, Node) else node.name
+
+
+def _multiplications(node: Node) -> int:
+    """Multiplications of a convolution or a linear layer: each output is a sum over one kernel."""
+    out, weight = value(node), value(node.args[1])
+    if out is None or weight is None:
+        return 0
+    return math.prod(sizes(out)) * math.prod(sizes(weight)[1:])

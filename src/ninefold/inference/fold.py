@@ -1,0 +1,73 @@
+"""A block's kernel, with its weights: batch-norm folded in, denormal numbers flushed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from ninefold.inference.graph import arguments, attribute
+from ninefold.inference.match import Block, Stage
+from ninefold.ops import packed
+
+
+def pack(source: GraphModule, block: Block) -> nn.Module:
+    """Make the kernel that does a block."""
+    first, last = block.stages[0], block.stages[-1]
+    shape = first.shape
+    weight, bias = weights(source, first)
+    if first is last:
+        return packed.Conv2d(
+            weight,
+            bias,
+            stride=shape.stride,
+            padding=shape.padding,
+            dilation=shape.dilation,
+            groups=shape.groups,
+            activation=first.activation,
+        )
+    last_weight, last_bias = weights(source, last)
+    return packed.Separable(
+        weight,
+        last_weight,
+        bias,
+        last_bias,
+        stride=shape.stride,
+        padding=shape.padding,
+        dilation=shape.dilation,
+        depthwise_activation=first.activation,
+        activation=last.activation,
+    )
+
+
+def weights(module: GraphModule, stage: Stage) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias with every batch-norm of the stage folded in, in float64, then rounded.
+
+    scale = γ / √(σ² + ε); weight' = weight · scale; bias' = (bias - μ) · scale + β.
+    """
+    weight = attribute(module, stage.weight).detach().double()
+    bias = None if stage.bias is None else attribute(module, stage.bias).detach().double()
+    for norm in stage.norms:
+        given = arguments(norm)
+        mean, variance = _tensor(module, given["running_mean"]), _tensor(module, given["running_var"])
+        scale = (variance + given["eps"]).rsqrt()
+        if given["weight"] is not None:
+            scale = scale * _tensor(module, given["weight"])
+        weight = weight * scale[:, None, None, None]
+        bias = -mean * scale if bias is None else (bias - mean) * scale
+        if given["bias"] is not None:
+            bias = bias + _tensor(module, given["bias"])
+    return _rounded(weight), None if bias is None else _rounded(bias)
+
+
+def _tensor(module: GraphModule, node: Any) -> Tensor:
+    tensor: Tensor = attribute(module, node.target)
+    return tensor.detach().double()
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    # One denormal weight makes every multiplication with it some forty times slower.
+    rounded = tensor.float()
+    return torch.where(rounded.abs() < torch.finfo(torch.float32).tiny, 0.0, rounded)

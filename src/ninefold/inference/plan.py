@@ -1,0 +1,159 @@
+"""From a graph to what runs: blocks as packed kernels, the rest in PyTorch, checked against the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+from ninefold.inference import match, replay, rewrite
+from ninefold.inference.capture import Captured
+from ninefold.inference.describe import describe
+from ninefold.inference.fold import pack
+from ninefold.inference.graph import attribute, operator, value, writes
+from ninefold.inference.summary import Layer
+from ninefold.inference.tune import separate_where_faster
+
+# A block disagrees if it is further from the original than this share of the original's range.
+TOLERANCE = 1e-4
+
+Leaves = list[Any]
+
+
+class DisagreementError(Exception):
+    """A captured graph that computes something else than its model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network for one image size: `run` takes the flat inputs and returns the flat outputs."""
+
+    run: GraphModule
+    captured: Captured
+    layers: tuple[Layer, ...]
+
+
+def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = False) -> Plan:
+    """Fuse and pack what can be, and check it once: `wanted` is what the original returns for `inputs`.
+
+    A block that disagrees is left to PyTorch and named in the layers; if the whole disagrees and no block
+    does, everything is. Raises DisagreementError if even the captured graph computes something else.
+    """
+    source = captured.graph
+    rewrite.simplify(source.graph)
+    found = match.find(source)
+    left, fallen, blocks = dict(found.left), "", found.blocks
+    if any(operator(node) == "as_strided" for node in source.graph.nodes):
+        blocks, fallen = (), "the network reads memory by its strides (`as_strided`)"
+    kernels = {block: pack(source, block) for block in blocks}
+    if kernels:
+        rewrite.reshape_views(source.graph)
+    source.recompile()
+    if tune:
+        kernels = separate_where_faster(source, kernels, inputs)
+    run = _build(source, kernels)
+    if not _agrees(run, inputs, wanted):
+        disagreeing = _disagreeing(source, kernels, inputs)
+        for block in disagreeing:
+            left.update({stage.convolution: "its kernel disagreed with PyTorch" for stage in block.stages})
+        kernels = {block: kernel for block, kernel in kernels.items() if block not in disagreeing}
+        run = _build(source, kernels)
+        if not _agrees(run, inputs, wanted):
+            kernels, fallen = {}, "the network as a whole disagreed with PyTorch"
+            run = _build(source, kernels)
+            if not _agrees(run, inputs, wanted):
+                raise DisagreementError("its captured graph does not compute what the model computes")
+    return Plan(run, captured, describe(source, tuple(kernels), left, fallen, inputs, captured))
+
+
+def close(got: Tensor, wanted: Tensor) -> bool:
+    """Whether a result agrees to `TOLERANCE` of the wanted one's range, with the same NaN and infinities."""
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        return False
+    if not wanted.is_floating_point() or wanted.numel() == 0:
+        return bool(torch.equal(got, wanted))
+    finite = wanted.isfinite()
+    if not torch.equal(got[~finite], wanted[~finite]) and not (
+        torch.equal(got.isnan(), wanted.isnan()) and torch.equal(got.isposinf(), wanted.isposinf())
+    ):
+        return False
+    ours, theirs = got[finite].double(), wanted[finite].double()
+    if ours.numel() == 0:
+        return True
+    extent = max(float(theirs.max() - theirs.min()), float(theirs.abs().max()) * 1e-2, 1e-30)
+    return bool((ours - theirs).abs().max() <= TOLERANCE * extent)
+
+
+def _build(source: GraphModule, kernels: dict[match.Block, nn.Module]) -> GraphModule:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    graph.output(graph.graph_copy(source.graph, copies))
+    root: dict[str, Any] = {}
+    for index, (block, kernel) in enumerate(kernels.items()):
+        name = f"ninefold_{index}"
+        root[name] = kernel
+        tail = copies[block.tail]
+        with graph.inserting_before(tail):
+            call = graph.call_module(name, tuple(copies[node] for node in block.operands))
+        call.meta["val"] = tail.meta["val"]
+        tail.replace_all_uses_with(call)
+        for node in reversed(block.nodes):
+            graph.erase_node(copies[node])
+        copies[block.tail] = call
+    if kernels:
+        _channels_last_inputs(graph)
+    rewrite.restore_in_place(graph)
+    for node in reversed(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module") and node.target not in root:
+            kept = attribute(source, node.target)
+            root[node.target] = kept.detach() if isinstance(kept, Tensor) else kept
+    return GraphModule(root, graph)
+
+
+def _channels_last_inputs(graph: Graph) -> None:
+    written = {node.args[0] for node in graph.nodes if writes(node)}
+    for node in [node for node in graph.nodes if node.op == "placeholder"]:
+        traced = value(node)
+        if traced is None or traced.dim() != 4 or not traced.is_floating_point() or node in written:
+            continue
+        with graph.inserting_after(node):
+            image = graph.call_function(
+                torch.ops.aten.contiguous.default, (node,), {"memory_format": torch.channels_last}
+            )
+        image.meta["val"] = traced
+        rewrite.replace_elsewhere(node, image)
+
+
+def _agrees(built: GraphModule, inputs: Leaves, wanted: Leaves) -> bool:
+    try:
+        with torch.no_grad():
+            got = list(built(*replay.copied(inputs)))
+    except Exception:
+        return False
+    return len(got) == len(wanted) and all(
+        close(ours, theirs) if isinstance(theirs, Tensor) else bool(ours == theirs)
+        for ours, theirs in zip(got, wanted, strict=True)
+    )
+
+
+def _disagreeing(
+    source: GraphModule, kernels: dict[match.Block, nn.Module], inputs: Leaves
+) -> list[match.Block]:
+    found = []
+
+    def visit(block: match.Block, operands: list[Tensor], wanted: Tensor) -> None:
+        try:
+            agrees = close(kernels[block](*operands), wanted)
+        except Exception:
+            agrees = False
+        if not agrees:
+            found.append(block)
+
+    replay.blocks(source, kernels, inputs, visit)
+    return found

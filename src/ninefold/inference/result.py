@@ -1,0 +1,165 @@
+"""The network that `for_inference` returns."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ninefold.inference import plan, replay, summary
+from ninefold.inference.capture import Captured, capture, of_one_batch
+
+_AGAIN = "change the original model, then call `ninefold.for_inference` on it again"
+
+
+class InferenceModel(nn.Module):
+    """A frozen copy of a model: the same results, separable blocks in fused kernels, no gradients.
+
+    Takes the positional inputs that the model takes. Another image size, dtype or non-tensor input is
+    captured at its first use and kept. Safe to call from several threads. Copies share what they hold; a
+    pickle leaves the captured graphs behind, and they are made again at the first call. `layers` and `shares`
+    say what runs where, `summary()` says it as text.
+    """
+
+    layers: tuple[summary.Layer, ...]
+
+    def __init__(self, model: nn.Module, examples: tuple[Any, ...], *, tune: bool) -> None:
+        super().__init__()
+        self.training = False
+        # In a tuple, so that it is no child of this module: moving or loading it would not reach the kernels.
+        self._original = (model,)
+        self._tune, self._any_batch = tune, True
+        self._plans: dict[Any, plan.Plan | str] = {}
+        self._lock = threading.RLock()
+        leaves, spec = pytree.tree_flatten(examples)
+        first = self._planned(leaves, spec)
+        self.layers = () if isinstance(first, str) else first.layers
+        self._note = first if isinstance(first, str) else f"captured in {first.captured.seconds:.1f} s"
+
+    @property
+    def shares(self) -> dict[str, Fraction]:
+        """Share of the multiplications that run "fused", in a "kernel" of their own, and in "pytorch"."""
+        return summary.shares(self.layers)
+
+    def summary(self) -> str:
+        """Each layer, what became of it and why, and the shares, as text; for the examples' sizes."""
+        return summary.text(self.layers, (self._note,))
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the network; the result carries no gradients."""
+        if named:
+            names = ", ".join(f"`{name}`" for name in named)
+            raise TypeError(f"inputs must be positional, as the examples were, got {names}")
+        leaves, spec = pytree.tree_flatten(inputs)
+        any_batch, exact = _keys(leaves, spec)
+        chosen = self._plans.get(any_batch) or self._plans.get(exact) or self._planned(leaves, spec)
+        with torch.no_grad():
+            if isinstance(chosen, str):
+                return self._original[0](*inputs)
+            if torch.is_autocast_enabled("cpu"):
+                with torch.autocast("cpu", enabled=False):
+                    out = chosen.run(*leaves)
+            else:
+                out = chosen.run(*leaves)
+        return pytree.tree_unflatten(list(out), chosen.captured.out_spec)
+
+    def _planned(self, leaves: list[Any], spec: pytree.TreeSpec) -> plan.Plan | str:
+        any_batch, exact = _keys(leaves, spec)
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            known = self._plans.get(any_batch) or self._plans.get(exact)
+            if known:
+                return known
+            leaves = [
+                leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf for leaf in leaves
+            ]
+            made = self._make(leaves, spec)
+            free = isinstance(made, plan.Plan) and made.captured.batch is not None
+            self._plans[any_batch if free else exact] = made
+            return made
+
+    def _make(self, leaves: list[Any], spec: pytree.TreeSpec) -> plan.Plan | str:
+        model = self._original[0]
+
+        def inputs() -> tuple[Any, ...]:
+            fresh: tuple[Any, ...] = pytree.tree_unflatten(replay.copied(leaves), spec)
+            return fresh
+
+        wanted = pytree.tree_leaves(model(*inputs()))
+        failure = ""
+        for dynamic in (True, False) if self._any_batch else (False,):
+            try:
+                captured: Captured = capture(model, inputs(), dynamic=dynamic)
+                return plan.make(captured, leaves, wanted, tune=self._tune)
+            except plan.DisagreementError as error:
+                failure = str(error)
+            except Exception as error:
+                failure = f"it could not be captured: {_first_line(error)}"
+            # A network that fixed its batch once will do so at every size.
+            self._any_batch = self._any_batch and not dynamic
+        note = f"the whole network runs in PyTorch: {failure}"
+        warnings.warn(f"for_inference: {note}", RuntimeWarning, stacklevel=2)
+        return note
+
+    def train(self, mode: bool = True) -> InferenceModel:
+        """Refuse to train; `eval()` and `train(False)` change nothing."""
+        if mode:
+            raise RuntimeError(f"a model from `for_inference` is frozen and cannot train: {_AGAIN}")
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: the weights are folded and packed."""
+        raise RuntimeError(f"a model from `for_inference` is frozen and loads no weights: {_AGAIN}")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InferenceModel:
+        first = next(self._original[0].parameters(), torch.empty(0)).detach()
+        probe = first.new_empty((1, 1, 1, 1))
+        moved = fn(probe)
+        if moved.device != probe.device or moved.dtype != probe.dtype:
+            wanted = f"{str(moved.dtype).removeprefix('torch.')} on {moved.device}"
+            raise RuntimeError(f"a model from `for_inference` is frozen and cannot become {wanted}: {_AGAIN}")
+        return self
+
+    def extra_repr(self) -> str:
+        """Where the multiplications run."""
+        return ", ".join(f"{float(share):.1%} {summary.HOW[how]}" for how, share in self.shares.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plans, self._lock = {}, threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InferenceModel:
+        twin = type(self).__new__(type(self))
+        nn.Module.__setstate__(twin, dict(self.__dict__))
+        twin._plans = dict(self._plans)
+        memo[id(self)] = twin
+        return twin
+
+
+def _keys(leaves: list[Any], spec: pytree.TreeSpec) -> tuple[Any, Any]:
+    """Keys of the plans that could take these inputs: one for any batch, one for exactly these sizes."""
+    batch = of_one_batch(leaves)
+    free: list[Any] = []
+    exact: list[Any] = []
+    for leaf, on in zip(leaves, batch, strict=True):
+        if isinstance(leaf, Tensor):
+            kind = leaf.dtype, leaf.device
+            exact.append((*kind, tuple(leaf.shape)))
+            free.append((*kind, None, tuple(leaf.shape[1:])) if on else exact[-1])
+        else:
+            exact.append((type(leaf), leaf))
+            free.append(exact[-1])
+    return (spec, tuple(free)), (spec, tuple(exact))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
