@@ -19,7 +19,11 @@ import click
 from ninefold import __version__
 
 COMMANDS = {
+    "demo": "Run EfficientNet-Lite0 on a photograph, plain and through Ninefold, side by side.",
     "cost": "Count one layer, standard and separable: multiplications, parameters, ratio.",
+    "report": "The same page as the demo's, for any network.",
+    "bench": "Measure Ninefold against its peers, with this machine's limits beside.",
+    "doctor": "Show what runs here, this machine's limits, and what would fall back.",
 }
 
 # What library code raises for bad input, and what the system raises for a file: not a reason for a traceback.

@@ -11,13 +11,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 
 class Steps:
-    """Said to by the work: `step` begins the next thing, `done` is how far it is, from 0 to 1."""
+    """Told by the work what it does."""
+
+    def passing(self, text: str) -> None:
+        """Begin something short, which is shown only where it can be taken away again."""
 
     def step(self, text: str) -> None:
         """Begin the next thing."""
 
     def done(self, share: float) -> None:
-        """How far it is."""
+        """Say how far it is, from 0 to 1."""
 
 
 class _Lines(Steps):
@@ -32,6 +35,8 @@ class _Live(Steps):
 
     def step(self, text: str) -> None:
         self._progress.reset(self._task, description=text, total=None)
+
+    passing = step
 
     def done(self, share: float) -> None:
         self._progress.update(self._task, total=1.0, completed=share)

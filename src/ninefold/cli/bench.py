@@ -1,0 +1,33 @@
+"""`ninefold bench`: the benchmarks of the source checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+BENCHMARKS = ("ops", "inference")
+_FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("which", type=click.Choice(BENCHMARKS))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(which: str, arguments: tuple[str, ...]) -> int:
+    """Measure Ninefold against its peers, with this machine's limits beside the figures.
+
+    ops: separable layers against PyTorch's pair of convolutions. inference: whole networks against PyTorch
+    and, where they are installed, ONNX Runtime and OpenVINO. Other ARGUMENTS go to the benchmark.
+
+    \b
+    Example: ninefold bench ops --threads 1
+             ninefold bench inference --network efficientnet-lite0
+    """
+    program = _FOLDER / f"{which}.py"
+    if not program.is_file():
+        raise FileNotFoundError(
+            "the benchmarks are in Ninefold's source checkout, not in the installed package"
+        )
+    return subprocess.run([sys.executable, str(program), *arguments], check=False).returncode
