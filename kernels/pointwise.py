@@ -38,14 +38,15 @@ def pointwise(isa: InstructionSet, width: int, pixels: int) -> tuple[hl.Func, li
     combined = clip(total[d, p], low, high)
     out[d, p] = hl.select(add_residual, combined + residual[d, p], combined)
 
-    # The schedule.
+    # The schedule. A panel narrower than a register takes a shorter one.
+    lanes = min(isa.lanes, width)
     do, di, po, pi = hl.Var("do"), hl.Var("di"), hl.Var("po"), hl.Var("pi")
     exact = hl.TailStrategy.RoundUp
     out.split(d, do, di, width, exact).split(p, po, pi, pixels, exact)
-    out.reorder(di, pi, po, do).vectorize(di, isa.lanes).unroll(di).unroll(pi)
+    out.reorder(di, pi, po, do).vectorize(di, lanes).unroll(di).unroll(pi)
     out.specialize(add_residual)
-    total.compute_at(out, po).vectorize(d, isa.lanes).unroll(d).unroll(p)
-    total.update().reorder(d, p, m.x).vectorize(d, isa.lanes).unroll(d).unroll(p)
+    total.compute_at(out, po).vectorize(d, lanes).unroll(d).unroll(p)
+    total.update().reorder(d, p, m.x).vectorize(d, lanes).unroll(d).unroll(p)
 
     for buffer in (image, weight, bias, residual, out.output_buffer()):
         for k in range(buffer.dimensions()):

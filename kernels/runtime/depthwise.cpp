@@ -11,6 +11,8 @@ namespace ninefold {
 
 namespace {
 
+struct Padded; // names the scratch of a narrow image with zeros around it
+
 // The output positions whose taps, `reach` apart from first to last, all lie in [0, size).
 Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reach) {
     const int64_t first = std::min<int64_t>((before + stride - 1) / stride, outputs),
@@ -47,21 +49,61 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
 
 void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0,
                      int64_t c1, float* out, int64_t out_stride) const {
-    const int64_t outputs = this->out_channels(), width = window_.output_width(image.width, padding);
-    const int64_t channels = c1 - c0;
-    const int kw = window_.kernel_w, kh = window_.kernel_h;
-    Buffer source(image.row(n, 0) + c0 / multiplier_, {{0, (channels + multiplier_ - 1) / multiplier_, 1},
-                                                       {0, image.width, image.channels},
-                                                       {0, image.height, image.width * image.channels}});
-    Buffer weight(weight_.get() + c0, {{0, channels, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
-    Buffer bias(bias_.get() + c0, {{0, channels, 1}});
+    const int64_t width = window_.output_width(image.width, padding);
+    const Plane plane{image.row(n, 0) + c0 / multiplier_, image.height, image.width, image.channels};
+    if (!narrow(image.width, padding, c1 - c0)) {
+        filter(plane, padding, {y0, y1}, width, {c0, c1}, out, out_stride);
+    } else {
+        // A block of channels with its zeros around it, small enough for the second cache.
+        const int64_t first_row = y0 * window_.stride_h - padding.top;
+        const int64_t tall = (y1 - 1 - y0) * window_.stride_h + window_.kernel_h;
+        const int64_t wide = padding.left + image.width + padding.right;
+        const int64_t block = 64, least = kernels_.lanes;
+        float* padded = scratch<Padded>(tall * wide * (block + least));
+        for (int64_t c = c0; c < c1;) {
+            const int64_t count = c1 - c < block + least ? c1 - c : block;
+            float* pixel = padded;
+            for (int64_t y = first_row; y < first_row + tall; y++)
+                for (int64_t x = -padding.left; x < image.width + padding.right; x++, pixel += count) {
+                    const bool outside = y < 0 || y >= image.height || x < 0 || x >= image.width;
+                    if (outside)
+                        std::fill_n(pixel, count, 0.0f);
+                    else
+                        std::copy_n(plane.data + (y * image.width + x) * plane.stride + (c - c0), count,
+                                    pixel);
+                }
+            filter({padded, tall, wide, count}, {0, 0, 0, 0}, {0, y1 - y0}, width, {c, c + count},
+                   out + (c - c0), out_stride);
+            c += count;
+        }
+    }
+    activation_.apply(out, c1 - c0, (y1 - y0) * width, out_stride);
+}
 
+// Whether the left and right borders are so much of the image that a copy with zeros around it, all of it for
+// the inner kernel, is quicker than filtering them one pixel at a time: 5×5 at 14×14 and 3×3 or 5×5 at 7×7.
+bool Depthwise::narrow(int64_t width, Padding padding, int64_t channels) const {
+    const int64_t columns = window_.output_width(width, padding);
+    const int64_t border = columns - window_.inner_columns(width, padding).size();
+    return sized_ && channels >= kernels_.lanes && columns >= kernels_.depthwise_columns &&
+           4 * border > columns;
+}
+
+void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t width, Range channels,
+                       float* out, int64_t out_stride) const {
+    const int64_t outputs = out_channels(), count = channels.size();
+    const int kw = window_.kernel_w, kh = window_.kernel_h;
     const Activation& a = activation_;
+    Buffer source(plane.data, {{0, (count + multiplier_ - 1) / multiplier_, 1},
+                               {0, plane.width, plane.stride},
+                               {0, plane.height, plane.width * plane.stride}});
+    Buffer weight(weight_.get() + channels.first, {{0, count, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
+    Buffer bias(bias_.get() + channels.first, {{0, count, 1}});
+
     const auto crop = [&](Range x, Range y) {
-        float* first = out + ((y.first - y0) * width + x.first) * out_stride;
+        float* first = out + ((y.first - rows.first) * width + x.first) * out_stride;
         return Buffer(
-            first,
-            {{0, channels, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
+            first, {{0, count, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
     };
     const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
         if (y.size() <= 0) return;
@@ -70,37 +112,35 @@ void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0,
     };
     const auto anywhere = [&](Range x) {
         if (x.size() <= 0) return;
-        const bool vectors = channels >= kernels_.lanes, wide = channels >= kernels_.depthwise_wide;
-        DepthwiseAnywhereKernel* kernel = !vectors          ? kernels_.depthwise_scalar
-                                          : multiplier_ > 1 ? kernels_.depthwise_multiplied
-                                          : wide            ? kernels_.depthwise_wide_kernel
-                                                            : kernels_.depthwise_narrow;
-        Buffer target = crop(x, {y0, y1});
+        DepthwiseAnywhereKernel* kernel = count < kernels_.lanes             ? kernels_.depthwise_scalar
+                                          : multiplier_ > 1                  ? kernels_.depthwise_multiplied
+                                          : count >= kernels_.depthwise_wide ? kernels_.depthwise_wide_kernel
+                                                                             : kernels_.depthwise_narrow;
+        Buffer target = crop(x, rows);
         check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w,
                      window_.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
     };
 
-    const Range x = window_.inner_columns(image.width, padding),
-                every = window_.inner_rows(image.height, padding);
-    if (!sized_ || channels < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
+    const Range x = window_.inner_columns(plane.width, padding);
+    if (!sized_ || count < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
         anywhere({0, width});
-    } else {
-        Range y{std::clamp(every.first, y0, y1), std::clamp(every.last, y0, y1)};
-        if (y.size() < kernels_.depthwise_rows) y = {y0, y0};
-        sized(sized_->edge, x, {y0, y.first});
-        sized(sized_->inner, x, y);
-        sized(sized_->edge, x, {y.last, y1});
-        anywhere({0, x.first});
-        anywhere({x.last, width});
+        return;
     }
-    activation_.apply(out, channels, (y1 - y0) * width, out_stride);
+    const Range every = window_.inner_rows(plane.height, padding);
+    Range y{std::clamp(every.first, rows.first, rows.last), std::clamp(every.last, rows.first, rows.last)};
+    if (y.size() < kernels_.depthwise_rows) y = {rows.first, rows.first};
+    sized(sized_->edge, x, {rows.first, y.first});
+    sized(sized_->inner, x, y);
+    sized(sized_->edge, x, {y.last, rows.last});
+    anywhere({0, x.first});
+    anywhere({x.last, width});
 }
 
 void Depthwise::run(const Image& image, Padding padding, float* out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t line = window_.output_width(image.width, padding) * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
-    const int64_t cached = std::max<int64_t>(1, 16384 / line),
+    const int64_t cached = std::max<int64_t>(1, 65536 / line),
                   fair = (image.batch * height + threads - 1) / threads;
     const int64_t step = std::clamp<int64_t>(std::min(cached, fair), 1, height),
                   bands = (height + step - 1) / step;

@@ -74,6 +74,14 @@ public:
     const Window& window() const { return window_; }
 
 private:
+    struct Plane { // one image from its first channel in use; its pixels lie `stride` apart
+        const float* data;
+        int64_t height, width, stride;
+    };
+    bool narrow(int64_t width, Padding padding, int64_t channels) const;
+    void filter(const Plane& plane, Padding padding, Range rows, int64_t width, Range channels, float* out,
+                int64_t out_stride) const;
+
     const Kernels& kernels_;
     int64_t channels_;
     int multiplier_;

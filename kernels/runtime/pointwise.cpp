@@ -15,7 +15,7 @@ namespace {
 // Panels that cover `channels` with the least padding, then the fewest: a panel is charged its width and a
 // little.
 std::vector<const Panel*> cover(const std::vector<Panel>& panels, int64_t channels) {
-    const int64_t charge = 2;
+    const int64_t charge = 4;
     std::vector<int64_t> cost(channels + 1, 0);
     std::vector<const Panel*> choice(channels + 1, nullptr);
     for (int64_t n = 1; n <= channels; n++)
