@@ -37,8 +37,8 @@ INSTRUCTION_SETS = {
     row.name: row
     for row in (
         # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the
-        # same, 24×16 only 80 at 512 channels. The panel of 8, in half registers, is for what is left of 24, 40
-        # and 72 channels: 96→24 at 56×56 took 184 µs padded to 32 channels.
+        # same, 24×16 only 80 at 512 channels. The panel of 8, in half registers, is for what is left of 24,
+        # 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to 32.
         InstructionSet(
             "avx512",
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
