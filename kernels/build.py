@@ -56,6 +56,13 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     return made
 
 
+# Flags of /proc/cpuinfo that an instruction set needs; none: every processor of the architecture has it.
+_NEEDS = {
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"},
+    "avx2": {"avx2", "fma", "f16c"},
+}
+
+
 def chosen(isas: str) -> list[InstructionSet]:
     """The instruction sets that "all", "native" or a comma-separated list stands for, best first."""
     arm = platform.machine().lower() in ("aarch64", "arm64")
@@ -64,11 +71,7 @@ def chosen(isas: str) -> list[InstructionSet]:
         return here
     if isas == "native":
         flags = set() if arm else set(_processor_flags())
-        needs = {
-            "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"},
-            "avx2": {"avx2", "fma", "f16c"},
-        }
-        return [next(row for row in here if needs.get(row.name, set()) <= flags)]
+        return [next(row for row in here if _NEEDS.get(row.name, set()) <= flags)]
     unknown = set(isas.split(",")) - INSTRUCTION_SETS.keys()
     if unknown:
         raise SystemExit(f"`isas` must be all, native or of {', '.join(INSTRUCTION_SETS)}, got {isas}")
