@@ -16,7 +16,9 @@ bool processor_has(const std::string& name) {
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") &&
                __builtin_cpu_supports("fma");
-    if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (name == "avx2")
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("f16c");
     return name == "sse41" && __builtin_cpu_supports("sse4.1");
 #elif defined(__aarch64__)
     return name == "neon";
