@@ -38,11 +38,17 @@ def capture(model: nn.Module, inputs: tuple[Any, ...], *, dynamic: bool = True) 
     leaves, spec = pytree.tree_flatten(inputs)
     batched = of_one_batch(leaves) if dynamic else (False,) * len(leaves)
     leaves = [_of_two(leaf) if on else leaf for leaf, on in zip(leaves, batched, strict=True)]
-    sizes = [{0: torch.export.Dim.DYNAMIC} if on else None for on in batched]
-    shapes = pytree.tree_unflatten(sizes, spec) if any(batched) else None
+    # Attached to the tensors, because a tree of sizes would have to follow the signature, `*args` and all.
+    shapes: Any = torch.export.ShapesCollection()
+    for leaf, on in zip(leaves, batched, strict=True):
+        if on:
+            shapes[leaf] = {0: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(
-            model, pytree.tree_unflatten(leaves, spec), dynamic_shapes=shapes, strict=False
+            model,
+            pytree.tree_unflatten(leaves, spec),
+            dynamic_shapes=shapes if any(batched) else None,
+            strict=False,
         )
         graph = _unguarded(program)
     batch = next((leaf.shape[0] for leaf, on in zip(leaves, batched, strict=True) if on), None)

@@ -34,7 +34,7 @@ def describe(
         block = owners.get(node)
         if block is None:
             count = _multiplications(node) * examples // (captured.batch or examples)
-            reason = left.get(node) or fallen or "it is not a convolution"
+            reason = left.get(node) or fallen or "a linear layer"
             layers.append(Layer(_name(node), "pytorch", reason, count))
         elif block not in told:
             told.add(block)

@@ -26,6 +26,7 @@ _FRESH = """
     clamp_min clamp_max upsample_nearest2d upsample_bilinear2d scaled_dot_product_attention clone
 """
 FRESH = frozenset(_FRESH.split())
+_DROPOUTS = ("dropout", "dropout_", "feature_dropout", "feature_dropout_")
 _IN_PLACE = "ninefold_in_place"
 
 
@@ -131,7 +132,7 @@ def _channels(x: Node) -> int:
 
 def _drop_dropout(graph: Graph) -> None:
     for node in list(graph.nodes):
-        if operator(node) in ("dropout", "dropout_", "feature_dropout") and not arguments(node)["train"]:
+        if operator(node) in _DROPOUTS and not arguments(node)["train"]:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 
