@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,9 @@ def test_a_page_gets_a_small_jpeg() -> None:
     kind, _, data = uri.partition(",")
     assert kind == "data:image/jpeg;base64"
     assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == 100
+
+
+def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match="pip install pillow"):
+        photos.read("chelsea")

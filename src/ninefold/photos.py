@@ -31,11 +31,14 @@ class Preparation:
 def read(image: str | Path) -> Image:
     """Open a picture, upright and in RGB; `chelsea` and `coffee` are scikit-image's photographs.
 
-    Raises FileNotFoundError for what is not there, ValueError for what is not a picture.
+    Raises FileNotFoundError for what is not there, ValueError for what is not a picture, ImportError without
+    Pillow.
     """
-    import PIL.Image
-    import PIL.ImageOps
-
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError:
+        raise ImportError("reading a picture needs Pillow: pip install pillow") from None
     path = sample(str(image)) if str(image) in SAMPLES else Path(image)
     if not path.is_file():
         known = " and ".join(SAMPLES)
