@@ -83,7 +83,7 @@ def test_fake_and_real_strides_agree(isa, layout, call, integers, shape):
 @pytest.mark.parametrize("bad", NAN_KINDS, ids=str)
 def test_nan_and_infinity_travel_as_in_pytorch(isa, activation, integers, bad):
     if isa == "fallback" and activation == "gelu" and bad == float("inf"):
-        pytest.skip("PyTorch's gelu(inf) is inf or NaN, by the tensor's size")
+        bad = float("nan")  # PyTorch's own gelu(inf) is inf or NaN, by the tensor's size
     x = integers(1, 17, 6, 6)
     x[0, 3, 2, 2] = bad
     x[0, 16, 0, 5] = bad
