@@ -32,14 +32,15 @@ ALLOWED: dict[str, set[str]] = {
     "photos": set(),
     "models": {"photos"},
     "report": {"cost", "shape"},
+    "explanation": {"cost", "shape"},
     "cli": {
-        *("cost", "shape", "ops", "nn", "inference", "training", "convert", "report"),
+        *("cost", "shape", "ops", "nn", "inference", "training", "convert", "report", "explanation"),
         *("census", "machine", "measure", "models", "photos", "_kernels"),
     },
 }
 
 # Rooms that work without torch; the commands have a test of their own.
-WITHOUT_TORCH = {"__init__", "__main__", "shape", "cost", "report"}
+WITHOUT_TORCH = {"__init__", "__main__", "shape", "cost", "report", "explanation"}
 FRAMEWORKS = {"torch", "numpy", "timm", "torchvision", "halide", "PIL"}
 
 

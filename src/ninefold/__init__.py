@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 # Name -> the module that holds it. Nothing is imported until it is asked for: `import ninefold` needs
 # neither torch nor the compiled kernels.
 _MODULES = {"cost", "shape", "ops", "nn"}
-_FUNCTIONS = {"for_inference": "ninefold.inference"}
+_FUNCTIONS = {"explain": "ninefold.explanation", "for_inference": "ninefold.inference"}
 
-__all__ = ["__version__", "cost", "for_inference", "nn", "ops", "shape"]
+__all__ = ["__version__", "cost", "explain", "for_inference", "nn", "ops", "shape"]
 
 
 def __getattr__(name: str) -> Any:
