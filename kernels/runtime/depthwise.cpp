@@ -77,7 +77,6 @@ void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0,
             c += count;
         }
     }
-    activation_.apply(out, c1 - c0, (y1 - y0) * width, out_stride);
 }
 
 // Whether the left and right borders are so much of the image that a copy with zeros around it, all of it for
@@ -124,16 +123,18 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
     const Range x = window_.inner_columns(plane.width, padding);
     if (!sized_ || count < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
         anywhere({0, width});
-        return;
+    } else {
+        const Range every = window_.inner_rows(plane.height, padding);
+        Range y{std::clamp(every.first, rows.first, rows.last),
+                std::clamp(every.last, rows.first, rows.last)};
+        if (y.size() < kernels_.depthwise_rows) y = {rows.first, rows.first};
+        sized(sized_->edge, x, {rows.first, y.first});
+        sized(sized_->inner, x, y);
+        sized(sized_->edge, x, {y.last, rows.last});
+        anywhere({0, x.first});
+        anywhere({x.last, width});
     }
-    const Range every = window_.inner_rows(plane.height, padding);
-    Range y{std::clamp(every.first, rows.first, rows.last), std::clamp(every.last, rows.first, rows.last)};
-    if (y.size() < kernels_.depthwise_rows) y = {rows.first, rows.first};
-    sized(sized_->edge, x, {rows.first, y.first});
-    sized(sized_->inner, x, y);
-    sized(sized_->edge, x, {y.last, rows.last});
-    anywhere({0, x.first});
-    anywhere({x.last, width});
+    activation_.apply(out, count, rows.size() * width, out_stride);
 }
 
 void Depthwise::run(const Image& image, Padding padding, float* out, int threads) const {

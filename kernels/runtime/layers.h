@@ -70,17 +70,20 @@ public:
     void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
               float* out, int64_t out_stride) const;
 
-    int64_t out_channels() const { return channels_ * multiplier_; }
-    const Window& window() const { return window_; }
-
-private:
     struct Plane { // one image from its first channel in use; its pixels lie `stride` apart
         const float* data;
         int64_t height, width, stride;
     };
-    bool narrow(int64_t width, Padding padding, int64_t channels) const;
+    // Output rows and channels of a plane, into `out`: rows of `width` pixels that lie out_stride apart.
     void filter(const Plane& plane, Padding padding, Range rows, int64_t width, Range channels, float* out,
                 int64_t out_stride) const;
+
+    int64_t in_channels() const { return channels_; }
+    int64_t out_channels() const { return channels_ * multiplier_; }
+    const Window& window() const { return window_; }
+
+private:
+    bool narrow(int64_t width, Padding padding, int64_t channels) const;
 
     const Kernels& kernels_;
     int64_t channels_;
@@ -161,6 +164,28 @@ private:
     const Depthwise& depthwise_;
     const Pointwise& pointwise_;
 };
+
+// Pointwise (expansion), depthwise, pointwise (projection): MobileNetV2's inverted residual, its wide image
+// never leaving the cache.
+class Inverted {
+public:
+    Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise& projection);
+
+    // residual (or null) and out: (batch, output height, output width, out_channels).
+    void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
+
+private:
+    void rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual,
+              float* out) const;
+
+    const Pointwise& expansion_;
+    const Depthwise& depthwise_;
+    const Pointwise& projection_;
+    Separable separable_;
+};
+
+// Bytes of a core's second-level cache, or a guess.
+int64_t second_level_cache();
 
 // The two limits of this machine. Operations a second with every thread busy, and bytes a second read plus
 // written over arrays of `bytes` in all per thread.

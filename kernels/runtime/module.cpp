@@ -117,4 +117,14 @@ NB_MODULE(_kernels, m) {
                 self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
             },
             unlocked);
+    nb::class_<Inverted>(m, "Inverted")
+        .def(nb::init<const Pointwise&, const Depthwise&, const Pointwise&>(), nb::keep_alive<1, 2>(),
+             nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
+        .def(
+            "run",
+            [](const Inverted& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
+               const Padding& padding, uintptr_t residual, uintptr_t out, int threads) {
+                self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
+            },
+            unlocked);
 }

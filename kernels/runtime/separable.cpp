@@ -19,6 +19,8 @@ namespace {
 struct Band;     // names the scratch of one thread's filtered rows
 struct Filtered; // names the scratch of a whole filtered image, shared by the threads
 
+} // namespace
+
 int64_t second_level_cache() {
     static const int64_t bytes = [] {
 #ifdef _SC_LEVEL2_CACHE_SIZE
@@ -29,8 +31,6 @@ int64_t second_level_cache() {
     }();
     return bytes;
 }
-
-} // namespace
 
 Separable::Separable(const Depthwise& depthwise, const Pointwise& pointwise)
     : depthwise_(depthwise), pointwise_(pointwise) {

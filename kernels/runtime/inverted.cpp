@@ -1,0 +1,94 @@
+// Pointwise, depthwise, pointwise: the wide image between them is made and used up a few rows at a time.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "layers.h"
+#include "parallel.h"
+
+namespace ninefold {
+
+namespace {
+
+struct Wide;     // names the scratch of a few rows of the expanded image
+struct Filtered; // names the scratch of a few rows of the filtered image
+struct Whole;    // names the scratch of an expanded image that fits the cache
+
+} // namespace
+
+Inverted::Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise& projection)
+    : expansion_(expansion), depthwise_(depthwise), projection_(projection),
+      separable_(depthwise, projection) {
+    if (expansion.out_channels() != depthwise.in_channels())
+        throw std::invalid_argument("the depthwise stage must take the channels that the expansion gives");
+}
+
+void Inverted::run(const Image& image, Padding padding, const float* residual, float* out,
+                   int threads) const {
+    const Window& window = depthwise_.window();
+    const int64_t height = window.output_height(image.height, padding);
+    const int64_t width = window.output_width(image.width, padding);
+    const int64_t wide = expansion_.out_channels(), outputs = projection_.out_channels();
+    const int64_t pixels = image.height * image.width;
+
+    // An expanded image that stays in the threads' caches is simpler made whole: no row of it is handled
+    // twice.
+    if (pixels * wide * int64_t(sizeof(float)) <= threads * second_level_cache() || height < 2 * threads) {
+        float* expanded = scratch<Whole>(pixels * wide);
+        for (int64_t n = 0; n < image.batch; n++) {
+            const int64_t first = n * height * width * outputs;
+            expansion_.run(image.row(n, 0), pixels, nullptr, expanded, threads);
+            separable_.run({expanded, 1, image.height, image.width, wide}, padding,
+                           residual ? residual + first : nullptr, out + first, threads);
+        }
+        return;
+    }
+    parallel_for(threads, image.batch * threads, [&](int64_t task) {
+        const int64_t n = task / threads, part = task % threads;
+        rows(image, n, padding, {part * height / threads, (part + 1) * height / threads}, residual, out);
+    });
+}
+
+void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual,
+                    float* out) const {
+    const Window& window = depthwise_.window();
+    const int64_t height = window.output_height(image.height, padding);
+    const int64_t width = window.output_width(image.width, padding);
+    const int64_t wide = expansion_.out_channels(), hidden = depthwise_.out_channels();
+    const int64_t outputs = projection_.out_channels(), apart = spread(hidden);
+    const int64_t stride = window.stride_h, reach = int64_t(window.dilation_h) * (window.kernel_h - 1) + 1;
+    const int64_t line = image.width * wide;
+
+    // As many rows at a time as leave room in the cache for weights; two at least, for the filter shares
+    // their loads.
+    const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));
+    const int64_t step = std::max<int64_t>(2, (room - reach * line) / (stride * line + width * apart));
+    float* expanded = scratch<Wide>(((step - 1) * stride + reach) * line);
+    float* filtered = scratch<Filtered>(step * width * apart);
+    Range held{0, 0}; // the rows of the expanded image that `expanded` has
+    for (int64_t y0 = y.first; y0 < y.last; y0 += step) {
+        const int64_t count = std::min(step, y.last - y0), above = y0 * stride - padding.top;
+        const Range needed{std::clamp<int64_t>(above, 0, image.height),
+                           std::clamp<int64_t>(above + (count - 1) * stride + reach, 0, image.height)};
+        const int64_t kept = std::max<int64_t>(0, held.last - needed.first);
+        if (kept > 0)
+            std::memmove(expanded, expanded + (needed.first - held.first) * line,
+                         kept * line * sizeof(float));
+        const int64_t fresh = needed.size() - kept;
+        if (fresh > 0)
+            expansion_.run(image.row(n, needed.first + kept), fresh * image.width, nullptr,
+                           expanded + kept * line, 1);
+        held = needed;
+        // The same taps, seen from the first row that is held.
+        const int64_t top = needed.first - above;
+        const int64_t bottom = (count - 1) * stride + reach - top - needed.size();
+        const Padding around{padding.left, padding.right, int(top), int(bottom)};
+        depthwise_.filter({expanded, needed.size(), image.width, wide}, around, {0, count}, width,
+                          {0, hidden}, filtered, apart);
+        const int64_t first = (n * height + y0) * width * outputs;
+        projection_.panels(filtered, apart, count * width, residual ? residual + first : nullptr, out + first,
+                           0, projection_.panel_count());
+    }
+}
+
+} // namespace ninefold
