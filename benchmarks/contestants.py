@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ninefold import models
+from ninefold import measure, models
 
 # What follows a call in another process, a spinning thread pool, is over by then.
 _PAUSE = 0.03
@@ -119,6 +119,7 @@ def installed() -> list[str]:
 
 
 def _serve(pipe: Connection, name: str, network: str, onnx: str, threads: int) -> None:
+    measure.keep_memory()
     torch.set_num_threads(threads)
     package, prepare = LIBRARIES[name]
     loaded = models.load(network)

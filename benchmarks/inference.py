@@ -113,13 +113,14 @@ def main(threads: tuple[int, ...], networks: tuple[str, ...], rounds: int, write
     parts, machines, versions = [], [], {}
     for count in threads:
         limits = measure.limits(count)
-        machines.append(surroundings.describe(limits))
         results = []
         for network in networks:
             print(f"{count} × {network}", file=sys.stderr)
             result, found = run(network, names, threads=count, rounds=rounds)
             results.append(result)
             versions.update(found)
+        limits = measure.better(limits, measure.limits(count))
+        machines.append(surroundings.describe(limits))
         parts.append(f"## {count} thread{'s' if count != 1 else ''}\n\n{figures(results, names, limits)}")
     absent = [name for name in LIBRARIES if name not in names]
     notes = [page.circumstances(machines)]

@@ -167,14 +167,16 @@ def figures(results: list[Result], limits: measure.Limits) -> str:
 def main(threads: tuple[int, ...], shapes: str, seconds: float, write: bool) -> None:
     """Measure every layer with every number of threads."""
     layers = read(shapes)
+    measure.keep_memory()
     parts, machines = [], []
     for count in threads:
         limits = measure.limits(count)
-        machines.append(surroundings.describe(limits))
         results = []
         for layer in layers:
             print(f"{count} × {layer}", file=sys.stderr)
             results.append(run(layer, threads=count, seconds=seconds))
+        limits = measure.better(limits, measure.limits(count))
+        machines.append(surroundings.describe(limits))
         parts.append(f"## {count} thread{'s' if count != 1 else ''}\n\n{figures(results, limits)}")
     title = f"# Separable layers of {shapes}, float32, batch 1\n\n`{page.command()}`"
     page.publish("ops", "\n\n".join([title, *parts, page.circumstances(machines)]), write=write)

@@ -36,6 +36,9 @@ def circumstances(machines: Sequence[Machine]) -> str:
         threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
         lines.append(f"- limits, {threads}: {machine.gflops:.1f} GFLOP/s; reading and writing {memory} GB/s")
     lines.append(f"- limits measured with {first.measured_with}")
+    lines.append(
+        "- every process keeps the memory it frees, so that nobody is timed while pages are fetched again"
+    )
     lines.append("- " + ", ".join(f"{name} {version}" for name, version in first.versions))
     return "\n".join(lines)
 

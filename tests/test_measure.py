@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import subprocess
 import sys
 
 import pytest
@@ -84,6 +86,15 @@ def test_limits_are_measured_with_or_without_the_extension(
     assert ("PyTorch" in found.measured_with) == (not compiled or measure.extension() is None)
 
 
+def test_the_better_of_two_measurements_figure_by_figure() -> None:
+    def found(gflops: float, *speeds: float) -> measure.Limits:
+        levels = zip(("L2", "DRAM"), speeds, strict=True)
+        bandwidths = tuple(measure.Bandwidth(level, 1, speed) for level, speed in levels)
+        return measure.Limits(1, gflops, bandwidths, "")
+
+    assert measure.better(found(90, 20, 30), found(100, 60, 10)) == found(100, 60, 30)
+
+
 def test_share_of_peak_counts_an_addition_with_each_multiplication() -> None:
     found = measure.Limits(threads=1, gflops=100.0, bandwidths=(), measured_with="")
     assert found.share_of_peak(10**9, 0.04) == pytest.approx(0.5)
@@ -96,6 +107,23 @@ def test_pinning_to_a_processor_there_is_not_is_refused() -> None:
         measure.pin({max(allowed) + 1})
     measure.pin(allowed)
     assert os.sched_getaffinity(0) == allowed
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this machine has no glibc")
+def test_kept_memory_is_not_fetched_again() -> None:
+    # In a process of its own: this one would keep its memory from then on.
+    program = (
+        "import resource, torch\n"
+        "from ninefold import measure\n"
+        "assert measure.keep_memory()\n"
+        "def use(): [torch.ones(1 << 20) for _ in range(4)]\n"
+        "for _ in range(4): use()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): use()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000  # of 40960 pages
 
 
 def test_one_openmp_runtime_is_mapped_once_torch_is_in() -> None:

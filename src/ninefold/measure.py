@@ -7,13 +7,14 @@ memory bandwidth, are measured here too, on the machine that runs.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from statistics import median
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 from . import machine
 
 Run = Callable[[], object]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,20 @@ def pin(processors: set[int]) -> None:
         os.sched_setaffinity(int(task), allowed)
 
 
+def keep_memory() -> bool:
+    """Have this process keep the memory it frees; says whether the C library could be told (glibc's can).
+
+    Unless something else on the heap prevents it, glibc returns a network's large buffers to the system after
+    each call, and the page faults of fetching them again are a quarter of PyTorch's time on a small network.
+    Whether that happens is chance, so everyone is timed without it.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(set_option(_M_TRIM_THRESHOLD, 2**31 - 1) and set_option(_M_MMAP_THRESHOLD, 32 << 20))
+
+
 @dataclass(frozen=True)
 class Bandwidth:
     """Reading and writing arrays of `size` bytes in all, which live in `level`."""
@@ -171,6 +188,15 @@ def limits(threads: int = 1, *, seconds: float = 0.2, tries: int = 3) -> Limits:
         for level, size in _working_sets(threads).items()
     )
     return Limits(threads, operations / 1e9, bandwidths, source)
+
+
+def better(one: Limits, other: Limits) -> Limits:
+    """The higher figures of two measurements of one machine: others' work on it only ever lowers them."""
+    bandwidths = tuple(
+        max(pair, key=lambda each: each.gigabytes_per_second)
+        for pair in zip(one.bandwidths, other.bandwidths, strict=True)
+    )
+    return replace(one, gflops=max(one.gflops, other.gflops), bandwidths=bandwidths)
 
 
 def extension() -> Any | None:

@@ -38,6 +38,7 @@ def examine(
     """
     x = photos.prepare(picture, network.preparation)
     _check_classifier(network, x)
+    measure.keep_memory()
     with measure.torch_threads(threads) as count:
         steps.step("counting the network")
         counted = census.take(network.model, (x,))
