@@ -32,6 +32,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     import epilogue
     import limits
     import pointwise
+    import pooling
 
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
@@ -51,6 +52,9 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     for name in activations.EPILOGUES:
         made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
     made["epilogue_add"] = epilogue.add
+    made["epilogue_clip"] = epilogue.clipped
+    made["pooling_mean"] = pooling.mean
+    made["pooling_scale"] = pooling.scale
     made["limit_fma"] = limits.fma
     made["limit_copy"] = limits.copy
     return made
@@ -123,6 +127,9 @@ def _c_type(kernel: str) -> str:
         "conv2d": "Conv2dKernel",
         "pointwise": "PointwiseKernel",
         "epilogue_add": "AddKernel",
+        "epilogue_clip": "ClipKernel",
+        "pooling_mean": "MeanKernel",
+        "pooling_scale": "AddKernel",
         "epilogue": "EpilogueKernel",
         "limit_fma": "FmaKernel",
         "limit_copy": "EpilogueKernel",
@@ -160,7 +167,8 @@ def _table_row(isa: InstructionSet) -> str:
      {{{panels}}},
      {isa.conv2d_panel}, {{{columns}}},
      {{{epilogues}}},
-     {symbol("epilogue_add")}, {symbol("limit_fma")}, {symbol("limit_copy")},
+     {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
+     {symbol("limit_fma")}, {symbol("limit_copy")},
      {isa.lanes * limits.VECTORS}}},"""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import halide as hl
 
-from activations import EPILOGUES
+from activations import EPILOGUES, clip
 from targets import InstructionSet
 
 
@@ -21,6 +21,16 @@ def activation(isa: InstructionSet, name: str) -> tuple[hl.Func, list]:
     value = image[c, p]
     out[c, p] = hl.select(hl.is_nan(value), value, EPILOGUES[name](value))
     return _by_vectors(isa, out, c), [image]
+
+
+def clipped(isa: InstructionSet) -> tuple[hl.Func, list]:
+    """The kernel of ReLU and ReLU6 where no convolution stands before them."""
+    c, p = hl.Var("c"), hl.Var("p")
+    image = _tile("image")
+    low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
+    out = hl.Func("epilogue")
+    out[c, p] = clip(image[c, p], low, high)
+    return _by_vectors(isa, out, c), [image, low, high]
 
 
 def add(isa: InstructionSet) -> tuple[hl.Func, list]:

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
+#include <stdexcept>
 
 #include "HalideRuntime.h"
 
@@ -19,7 +21,7 @@ public:
     Buffer(const float* first, std::initializer_list<Extent> shape) {
         int k = 0;
         for (const Extent& d : shape)
-            dims_[k++] = halide_dimension_t(int32_t(d.min), int32_t(d.extent), int32_t(d.stride));
+            dims_[k++] = halide_dimension_t(fit(d.min), fit(d.extent), fit(d.stride));
         raw_.host = reinterpret_cast<uint8_t*>(const_cast<float*>(first));
         raw_.type = halide_type_t(halide_type_float, 32);
         raw_.dimensions = k;
@@ -31,6 +33,12 @@ public:
     }
 
 private:
+    static int32_t fit(int64_t number) {
+        if (number < 0 || number > std::numeric_limits<int32_t>::max())
+            throw std::length_error("an image of more than 2^31 - 1 numbers is too large for the kernels");
+        return int32_t(number);
+    }
+
     std::array<halide_dimension_t, 5> dims_{};
     halide_buffer_t raw_{};
 };

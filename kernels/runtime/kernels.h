@@ -22,6 +22,8 @@ using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t le
                          int32_t stride_y, int32_t top, int32_t dilation_y, float low, float high, B out);
 using EpilogueKernel = int(B image, B out);
 using AddKernel = int(B image, B residual, B out);
+using ClipKernel = int(B image, float low, float high, B out);
+using MeanKernel = int(B image, float share, B out);
 using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
@@ -63,6 +65,9 @@ struct Kernels {
     std::vector<Conv2dTile> conv2d; // most columns first, the last of one column, which may lie anywhere
     std::vector<Epilogue> epilogues;
     AddKernel* add;
+    ClipKernel* clip;
+    MeanKernel* mean;
+    AddKernel* scale;
     FmaKernel* fma;
     EpilogueKernel* copy;
     int fma_numbers; // accumulators of `fma`

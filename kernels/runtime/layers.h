@@ -139,6 +139,9 @@ public:
     // out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, float* out, int threads) const;
 
+    int64_t out_channels() const { return out_channels_; }
+    const Window& window() const { return window_; }
+
 private:
     void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, float* out) const;
 
@@ -160,6 +163,9 @@ public:
     // residual (or null) and out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
 
+    int64_t out_channels() const { return pointwise_.out_channels(); }
+    const Window& window() const { return depthwise_.window(); }
+
 private:
     const Depthwise& depthwise_;
     const Pointwise& pointwise_;
@@ -173,6 +179,9 @@ public:
 
     // residual (or null) and out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
+
+    int64_t out_channels() const { return projection_.out_channels(); }
+    const Window& window() const { return depthwise_.window(); }
 
 private:
     void rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual,

@@ -1,15 +1,20 @@
 // The Python face of the kernels: raw addresses and shapes in, nothing of PyTorch.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
+#include <tuple>
 
 #include "buffer.h"
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
+#include "plan.h"
 
 namespace nb = nanobind;
 using namespace ninefold;
@@ -27,6 +32,15 @@ Image image(uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c) {
     // To Halide a null image is a question about sizes: it would answer, and compute nothing.
     if (!x) throw std::invalid_argument("`x` must be the address of an array, got null");
     return {read(x), n, h, w, c};
+}
+
+using Sizes = std::tuple<int64_t, int64_t, int64_t, int64_t>; // batch, height, width, channels
+
+std::vector<Shape> shapes(const std::vector<Sizes>& sizes) {
+    std::vector<Shape> found;
+    for (const auto& [n, h, w, c] : sizes)
+        found.push_back({n, h, w, c});
+    return found;
 }
 
 // What a wrong bound inside a kernel does, on as many threads as asked: the tests' way to see that the
@@ -125,6 +139,78 @@ NB_MODULE(_kernels, m) {
             [](const Inverted& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
                const Padding& padding, uintptr_t residual, uintptr_t out, int threads) {
                 self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
+            },
+            unlocked);
+
+    // Each step returns the number of its value; layers are kept alive with the plan.
+    using Residual = std::optional<int>;
+    const auto operands = [](int x, Residual residual) {
+        return residual ? std::vector<int>{x, *residual} : std::vector<int>{x};
+    };
+    nb::class_<Plan>(m, "Plan")
+        .def(nb::init<int>(), nb::arg("inputs"))
+        .def(
+            "depthwise",
+            [](Plan& p, const Depthwise& layer, const Padding& padding, int x) {
+                return p.add(depthwise_step(layer, padding), {x});
+            },
+            nb::keep_alive<1, 2>())
+        .def(
+            "conv2d",
+            [](Plan& p, const Conv2d& layer, const Padding& padding, int x) {
+                return p.add(conv2d_step(layer, padding), {x});
+            },
+            nb::keep_alive<1, 2>())
+        .def(
+            "pointwise",
+            [=](Plan& p, const Pointwise& layer, int x, Residual residual) {
+                return p.add(pointwise_step(layer), operands(x, residual));
+            },
+            nb::arg(), nb::arg(), nb::arg().none(), nb::keep_alive<1, 2>())
+        .def(
+            "separable",
+            [=](Plan& p, const Separable& layer, const Padding& padding, int x, Residual residual) {
+                return p.add(separable_step(layer, padding), operands(x, residual));
+            },
+            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::keep_alive<1, 2>())
+        .def(
+            "inverted",
+            [=](Plan& p, const Inverted& layer, const Padding& padding, int x, Residual residual) {
+                return p.add(inverted_step(layer, padding), operands(x, residual));
+            },
+            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::keep_alive<1, 2>())
+        .def("add", [](Plan& p, int a, int b) { return p.add(add_step(), {a, b}); })
+        .def("scale", [](Plan& p, int x, int gate) { return p.add(scale_step(), {x, gate}); })
+        .def("mean", [](Plan& p, int x) { return p.add(mean_step(), {x}); })
+        .def("activation",
+             [](Plan& p, const std::string& name, int x) { return p.add(activation_step(name), {x}); })
+        .def("finish", &Plan::finish, nb::arg("outputs"))
+        .def(
+            "shapes",
+            [](Plan& p, const std::vector<Sizes>& inputs) {
+                std::vector<Sizes> found;
+                for (const Shape& s : p.shapes(shapes(inputs)))
+                    found.push_back({s.batch, s.height, s.width, s.channels});
+                return found;
+            },
+            nb::arg("inputs"))
+        .def(
+            "arena_bytes",
+            [](Plan& p, const std::vector<Sizes>& inputs) { return p.arena_bytes(shapes(inputs)); },
+            nb::arg("inputs"))
+        .def(
+            "run",
+            [](Plan& p, const std::vector<uintptr_t>& x, const std::vector<Sizes>& sizes,
+               const std::vector<uintptr_t>& out, int threads, bool poison) {
+                std::vector<Image> images;
+                for (size_t i = 0; i < x.size(); i++) {
+                    const auto& [n, h, w, c] = sizes.at(i);
+                    images.push_back(image(x[i], n, h, w, c));
+                }
+                std::vector<float*> results;
+                for (uintptr_t address : out)
+                    results.push_back(written(address));
+                p.run(images, results, threads, poison);
             },
             unlocked);
 }

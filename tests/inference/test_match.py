@@ -331,11 +331,18 @@ def test_other_dtypes_and_dimensions_are_left(freeze):
     assert "kernel" not in {layer.how for layer in freeze(net, X).layers}
 
 
-def test_a_linear_layer_is_counted_in_pytorch(freeze, separable):
+def test_a_linear_layer_after_pooling_is_a_pointwise_layer(freeze, separable):
     net = Net(lambda net, x: net.l(net.b(x).mean((2, 3))), b=separable(), l=nn.Linear(8, 10))
     fast = freeze(net, X)
-    assert fast.layers[-1].how == "pytorch"
+    assert fast.layers[-1].how == "kernel"
     assert fast.layers[-1].multiplications == 80
+
+
+def test_a_linear_layer_on_rows_of_an_image_is_counted_in_pytorch(freeze, separable):
+    net = Net(lambda net, x: net.l(net.b(x)), b=separable(), l=nn.Linear(X.shape[3], 10))
+    fast = freeze(net, X)
+    assert fast.layers[-1].how == "pytorch"
+    assert fast.layers[-1].why == "a linear layer"
 
 
 def test_reading_by_strides_leaves_everything(freeze, separable):

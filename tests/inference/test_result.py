@@ -194,10 +194,11 @@ def test_a_block_that_disagrees_is_left_and_named(separable, monkeypatch):
 def test_a_block_that_fails_is_left_and_named(separable, monkeypatch):
     from ninefold.ops import packed
 
-    def broken(self, x, residual=None):
+    def broken(self, *operands):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(packed.Separable, "forward", broken)
+    monkeypatch.setattr(packed.Separable, "_pack", broken)
     model = nn.Sequential(separable(), nn.Conv2d(8, 4, 3)).eval()
     fast = ninefold.for_inference(model, X)
     assert [layer.how for layer in fast.layers] == ["pytorch", "pytorch", "kernel"]

@@ -16,6 +16,7 @@ from ninefold.inference.summary import Layer
 def describe(
     source: GraphModule,
     blocks: tuple[match.Block, ...],
+    linear: frozenset[str],
     left: dict[Node, str],
     fallen: str,
     inputs: list[Any],
@@ -23,7 +24,8 @@ def describe(
 ) -> tuple[Layer, ...]:
     """Describe each convolution and linear layer: in one of `blocks`, or in PyTorch, for what reason.
 
-    `left` has the reasons of single nodes, `fallen` that of all the rest.
+    `linear` has the names of the linear layers' weights that run as kernels, `left` the reasons of single
+    nodes, `fallen` that of all the rest.
     """
     owners = {stage_node: block for block in blocks for stage_node in block.nodes}
     examples = next((leaf.shape[0] for leaf, on in zip(inputs, captured.batched, strict=True) if on), 1)
@@ -34,13 +36,16 @@ def describe(
         block = owners.get(node)
         if block is None:
             count = _multiplications(node) * examples // (captured.batch or examples)
+            if operator(node) == "linear" and node.args[1].target in linear:
+                layers.append(Layer(_name(node), "kernel", "linear, as a pointwise layer", count))
+                continue
             reason = left.get(node) or fallen or "a linear layer"
             layers.append(Layer(_name(node), "pytorch", reason, count))
         elif block not in told:
             told.add(block)
             count = sum(stage.shape.multiplications for stage in block.stages)
             count = count * examples // (captured.batch or examples)
-            kind = "fused" if len(block.stages) == 2 else "kernel"
+            kind = "kernel" if len(block.stages) == 1 else "fused"
             layers.append(Layer(block.name, kind, _what(block), count))
     return tuple(layers)
 

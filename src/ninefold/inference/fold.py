@@ -15,19 +15,13 @@ from ninefold.ops import packed
 
 def pack(source: GraphModule, block: Block) -> nn.Module:
     """Make the kernel that does a block."""
-    first, last = block.stages[0], block.stages[-1]
+    if len(block.stages) == 1:
+        return _single(source, block.stages[0])
+    if len(block.stages) == 3:
+        return packed.Inverted(*(_single(source, stage) for stage in block.stages))
+    first, last = block.stages
     shape = first.shape
     weight, bias = weights(source, first)
-    if first is last:
-        return packed.Conv2d(
-            weight,
-            bias,
-            stride=shape.stride,
-            padding=shape.padding,
-            dilation=shape.dilation,
-            groups=shape.groups,
-            activation=first.activation,
-        )
     last_weight, last_bias = weights(source, last)
     return packed.Separable(
         weight,
@@ -37,8 +31,22 @@ def pack(source: GraphModule, block: Block) -> nn.Module:
         stride=shape.stride,
         padding=shape.padding,
         dilation=shape.dilation,
+        multiplier=shape.multiplier,
         depthwise_activation=first.activation,
         activation=last.activation,
+    )
+
+
+def _single(source: GraphModule, stage: Stage) -> packed.Conv2d:
+    weight, bias = weights(source, stage)
+    return packed.Conv2d(
+        weight,
+        bias,
+        stride=stage.shape.stride,
+        padding=stage.shape.padding,
+        dilation=stage.shape.dilation,
+        groups=stage.shape.groups,
+        activation=stage.activation,
     )
 
 

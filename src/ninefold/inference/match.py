@@ -1,7 +1,8 @@
 """Which parts of an exported graph one kernel can do: convolutions with what surrounds them, and pairs.
 
 A stage is [pad] → convolution → [batch-norm ...] → [activation]. A block is a stage, or a depthwise stage and
-the pointwise stage that is its only user, and then perhaps the addition of a residual. Every value inside a
+the pointwise stage that is its only user, perhaps with the pointwise stage before them (an inverted
+residual), and then perhaps the addition of a residual. Every value inside a
 block has exactly one user.
 """
 
@@ -47,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Block:
-    """What one kernel does: one stage, or a depthwise and a pointwise one, and the addition of `residual`."""
+    """What one kernel does: a stage, a pair, an inverted residual; and the addition of `residual`."""
 
     stages: tuple[Stage, ...]
     residual: Node | None = None
@@ -103,8 +104,7 @@ def find(module: GraphModule) -> Found:
     for convolution, stage in stages.items():
         if convolution in taken:
             continue
-        last = _pointwise_after(stage, stages)
-        block = _with_residual(Block((stage,) if last is None else (stage, last)), position, taken)
+        block = _with_residual(Block(_chain(stage, stages)), position, taken)
         start, end = position[convolution], position[block.tail]
         if any(start < change < end for change in changes):
             left[convolution] = "a value is changed in place between its parts"
@@ -173,14 +173,15 @@ def _refusal(module: GraphModule, given: dict[str, Any]) -> str:
     if traced.dtype is not torch.float32 or traced.device.type != "cpu":
         dtype = str(traced.dtype).removeprefix("torch.")
         return f"its input is {dtype} on {traced.device.type}, not float32 on cpu"
-    if not _is_constant(module, weight) or not (bias is None or _is_constant(module, bias)):
+    if not is_constant(module, weight) or not (bias is None or is_constant(module, bias)):
         return "its weights are computed or changed while the network runs"
     if weight.meta["val"].dtype is not torch.float32:
         return "its weights are not float32"
     return ""
 
 
-def _is_constant(module: GraphModule, node: Any) -> bool:
+def is_constant(module: GraphModule, node: Any) -> bool:
+    """Whether a node is a tensor of the module that nothing changes while the network runs."""
     if not isinstance(node, Node) or node.op != "get_attr" or value(node) is None:
         return False
     same = [other for other in module.graph.nodes if other.op == "get_attr" and other.target == node.target]
@@ -194,7 +195,7 @@ def _is_frozen_norm(module: GraphModule, node: Node) -> bool:
     given = arguments(node)
     constants = [given[name] for name in ("weight", "bias") if given[name] is not None]
     constants += [given["running_mean"], given["running_var"]]
-    return not given["training"] and all(_is_constant(module, constant) for constant in constants)
+    return not given["training"] and all(is_constant(module, constant) for constant in constants)
 
 
 def _zeros_around(node: Node) -> tuple[int, int, int, int] | None:
@@ -248,12 +249,27 @@ def activation_of(node: Node) -> str | None:
     return _ACTIVATIONS[name](arguments(node)) if name in _ACTIVATIONS and not writes(node) else None
 
 
-def _pointwise_after(stage: Stage, stages: dict[Node, Stage]) -> Stage | None:
+def _chain(stage: Stage, stages: dict[Node, Stage]) -> tuple[Stage, ...]:
+    """The stage and those that run as one with it: depthwise, pointwise, perhaps with a pointwise before."""
+    second = _stage_after(stage, stages)
+    if second is None:
+        return (stage,)
+    if stage.is_depthwise and second.shape.is_pointwise:
+        return stage, second
+    third = _stage_after(second, stages)
+    if third is None or not (stage.shape.is_pointwise and third.shape.is_pointwise):
+        return (stage,)
+    return (stage, second, third) if second.is_depthwise and second.shape.multiplier == 1 else (stage,)
+
+
+def _stage_after(stage: Stage, stages: dict[Node, Stage]) -> Stage | None:
+    """The stage that is the only user of this one's result and takes it as its image."""
     user = sole_user(stage.tail)
-    last = stages.get(user) if user is not None else None
-    if last is None or not stage.is_depthwise or last.x is not stage.tail or not last.shape.is_pointwise:
-        return None
-    return last
+    for after in (user, sole_user(user) if user is not None else None):  # a pad may stand between
+        found = stages.get(after) if after is not None else None
+        if found is not None and found.x is stage.tail:
+            return found
+    return None
 
 
 def _with_residual(block: Block, position: dict[Node, int], taken: set[Node]) -> Block:

@@ -14,6 +14,7 @@ from ninefold.inference.capture import Captured
 from ninefold.inference.describe import describe
 from ninefold.inference.fold import pack
 from ninefold.inference.graph import attribute, operator, value, writes
+from ninefold.inference.join import join
 from ninefold.inference.summary import Layer
 from ninefold.inference.tune import separate_where_faster
 
@@ -54,19 +55,21 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = Fal
     source.recompile()
     if tune:
         kernels = separate_where_faster(source, kernels, inputs)
-    run = _build(source, kernels)
+    run, linear = _build(source, kernels, joined=True)
+    if not _agrees(run, inputs, wanted):
+        run, linear = _build(source, kernels)
     if not _agrees(run, inputs, wanted):
         disagreeing = _disagreeing(source, kernels, inputs)
         for block in disagreeing:
             left.update({stage.convolution: "its kernel disagreed with PyTorch" for stage in block.stages})
         kernels = {block: kernel for block, kernel in kernels.items() if block not in disagreeing}
-        run = _build(source, kernels)
+        run, linear = _build(source, kernels)
         if not _agrees(run, inputs, wanted):
             kernels, fallen = {}, "the network as a whole disagreed with PyTorch"
-            run = _build(source, kernels)
+            run, linear = _build(source, kernels)
             if not _agrees(run, inputs, wanted):
                 raise DisagreementError("its captured graph does not compute what the model computes")
-    return Plan(run, captured, describe(source, tuple(kernels), left, fallen, inputs, captured))
+    return Plan(run, captured, describe(source, tuple(kernels), linear, left, fallen, inputs, captured))
 
 
 def close(got: Tensor, wanted: Tensor) -> bool:
@@ -87,7 +90,9 @@ def close(got: Tensor, wanted: Tensor) -> bool:
     return bool((ours - theirs).abs().max() <= TOLERANCE * extent)
 
 
-def _build(source: GraphModule, kernels: dict[match.Block, nn.Module]) -> GraphModule:
+def _build(
+    source: GraphModule, kernels: dict[match.Block, nn.Module], *, joined: bool = False
+) -> tuple[GraphModule, frozenset[str]]:
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(source.graph, copies))
@@ -105,6 +110,7 @@ def _build(source: GraphModule, kernels: dict[match.Block, nn.Module]) -> GraphM
         copies[block.tail] = call
     if kernels:
         _channels_last_inputs(graph)
+    linear = join(graph, root, source) if joined else frozenset()
     rewrite.restore_in_place(graph)
     for node in reversed(graph.nodes):
         if node.op == "get_attr" and not node.users:
@@ -113,7 +119,7 @@ def _build(source: GraphModule, kernels: dict[match.Block, nn.Module]) -> GraphM
         if node.op in ("get_attr", "call_module") and node.target not in root:
             kept = attribute(source, node.target)
             root[node.target] = kept.detach() if isinstance(kept, Tensor) else kept
-    return GraphModule(root, graph)
+    return GraphModule(root, graph), linear
 
 
 def _channels_last_inputs(graph: Graph) -> None:

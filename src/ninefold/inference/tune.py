@@ -30,8 +30,9 @@ def separate_where_faster(
     chosen = {block: [(block, kernel)] for block, kernel in kernels.items()}
 
     def visit(block: Block, operands: list[Tensor], wanted: Tensor) -> None:
-        if len(block.stages) != 2:
+        if len(block.stages) == 1:
             return
+        # An inverted residual against its expansion and its separable pair; a pair against its two stages.
         parts = [Block(block.stages[:1]), Block(block.stages[1:], block.residual, block.addition)]
         first, last = [pack(source, part) for part in parts]
         fused, (x, *residual) = kernels[block], operands

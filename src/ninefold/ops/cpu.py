@@ -16,7 +16,7 @@ from torch import Tensor
 try:
     from ninefold import _kernels
 except ImportError:
-    _kernels = None
+    _kernels = None  # type: ignore[assignment]
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -128,15 +128,36 @@ class Separable:
 
     def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
         """Convolve x (batch, C, H, W); the result is channels-last."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        n, c, h, w = x.shape
-        out = _empty(n, self.out_channels, *_output_size(self, h, w, padding))
-        if residual is not None:
-            residual = residual.contiguous(memory_format=torch.channels_last)
-        added = 0 if residual is None else residual.data_ptr()
-        sides = _kernels.Padding(*padding)
-        self.kernel.run(x.data_ptr(), n, h, w, c, sides, added, out.data_ptr(), torch.get_num_threads())
-        return out
+        return _fused(self, x, padding, residual)
+
+
+class Inverted:
+    """A pointwise, a depthwise and a pointwise convolution as one call: MobileNetV2's inverted residual."""
+
+    def __init__(self, expansion: Convolution, depthwise: Convolution, projection: Convolution) -> None:
+        self.out_channels = projection.out_channels
+        self.kernel_size, self.stride, self.dilation = (
+            depthwise.kernel_size,
+            depthwise.stride,
+            depthwise.dilation,
+        )
+        self.kernel = _kernels.Inverted(expansion.kernel, depthwise.kernel, projection.kernel)
+
+    def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
+        """Convolve x (batch, C, H, W); the result is channels-last."""
+        return _fused(self, x, padding, residual)
+
+
+def _fused(layer: Separable | Inverted, x: Tensor, padding: Sides, residual: Tensor | None) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    n, c, h, w = x.shape
+    out = _empty(n, layer.out_channels, *_output_size(layer, h, w, padding))
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    added = 0 if residual is None else residual.data_ptr()
+    sides = _kernels.Padding(*padding)
+    layer.kernel.run(x.data_ptr(), n, h, w, c, sides, added, out.data_ptr(), torch.get_num_threads())
+    return out
 
 
 def conv2d(
@@ -210,7 +231,7 @@ def _empty(n: int, c: int, h: int, w: int) -> Tensor:
     return torch.empty((n, c, h, w), memory_format=torch.channels_last)
 
 
-def _output_size(packed: Convolution | Separable, height: int, width: int, padding: Sides) -> Pair:
+def _output_size(packed: Convolution | Separable | Inverted, height: int, width: int, padding: Sides) -> Pair:
     left, right, top, bottom = padding
     (kh, kw), (sh, sw), (dh, dw) = packed.kernel_size, packed.stride, packed.dilation
     tall, wide = height + top + bottom - dh * (kh - 1) - 1, width + left + right - dw * (kw - 1) - 1

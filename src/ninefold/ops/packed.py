@@ -17,18 +17,30 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 
-class _Packed(nn.Module):
+class Packed(nn.Module):
     """Holds the packed kernel, and leaves it behind when copied or pickled."""
+
+    padding: Sides
 
     def __init__(self) -> None:
         super().__init__()
         self._kernel: Any = None
 
+    @property
+    def kernel(self) -> Any:
+        """The packed form (`ops.cpu`), made at the first use."""
+        if self._kernel is None:
+            self._kernel = self._pack()
+        return self._kernel
+
+    def _pack(self) -> Any:
+        raise NotImplementedError
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kernel": None}
 
 
-class Conv2d(_Packed):
+class Conv2d(Packed):
     """A standard, grouped, depthwise or pointwise convolution: x (batch, C, H, W) → (batch, N, H', W').
 
     `residual`, of the output's shape, is added after the activation.
@@ -53,7 +65,7 @@ class Conv2d(_Packed):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
         if backend.for_call(x, self.weight) is None:
-            out = fallback.conv2d(
+            plain = fallback.conv2d(
                 x,
                 self.weight,
                 self.bias,
@@ -63,16 +75,18 @@ class Conv2d(_Packed):
                 self.groups,
                 self.activation,
             )
-            return out if residual is None else out + residual
-        if self._kernel is None:
-            channels = self.weight.shape[1] * self.groups
-            self._kernel = cpu.Convolution(
-                self.weight, self.bias, self.stride, self.dilation, self.groups, self.activation, channels
-            )
-        return self._kernel(x, self.padding, residual)
+            return plain if residual is None else plain + residual
+        out: Tensor = self.kernel(x, self.padding, residual)
+        return out
+
+    def _pack(self) -> cpu.Convolution:
+        channels = self.weight.shape[1] * self.groups
+        return cpu.Convolution(
+            self.weight, self.bias, self.stride, self.dilation, self.groups, self.activation, channels
+        )
 
 
-class Separable(_Packed):
+class Separable(Packed):
     """Depthwise, activation, pointwise, activation as one kernel: x (batch, C, H, W) → (batch, N, H', W').
 
     `residual`, of the output's shape, is added after the second activation.
@@ -88,6 +102,7 @@ class Separable(_Packed):
         stride: Pair = (1, 1),
         padding: Sides = (0, 0, 0, 0),
         dilation: Pair = (1, 1),
+        multiplier: int = 1,
         depthwise_activation: str | None = None,
         activation: str | None = None,
     ) -> None:
@@ -96,18 +111,46 @@ class Separable(_Packed):
         self.depthwise_bias = None if depthwise_bias is None else depthwise_bias.detach()
         self.pointwise_bias = None if pointwise_bias is None else pointwise_bias.detach()
         self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.channels = depthwise_weight.shape[0] // multiplier
         self.depthwise_activation, self.activation = depthwise_activation, activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
-        weights = self.depthwise_weight, self.pointwise_weight, self.depthwise_bias, self.pointwise_bias
-        window = self.stride, self.padding, self.dilation
         if backend.for_call(x, self.depthwise_weight) is None:
+            activations = self.depthwise_activation, self.activation
             return fallback.separable_conv2d(
-                x, *weights, *window, self.depthwise_activation, self.activation, residual
+                x, *self._weights, self.stride, self.padding, self.dilation, *activations, residual
             )
-        if self._kernel is None:
-            self._kernel = cpu.Separable(
-                *weights, self.stride, self.dilation, self.depthwise_activation, self.activation, x.shape[1]
-            )
-        return self._kernel(x, self.padding, residual)
+        out: Tensor = self.kernel(x, self.padding, residual)
+        return out
+
+    @property
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        return self.depthwise_weight, self.pointwise_weight, self.depthwise_bias, self.pointwise_bias
+
+    def _pack(self) -> cpu.Separable:
+        activations = self.depthwise_activation, self.activation
+        return cpu.Separable(*self._weights, self.stride, self.dilation, *activations, self.channels)
+
+
+class Inverted(Packed):
+    """Pointwise, depthwise, pointwise as one kernel: MobileNetV2's inverted residual.
+
+    x (batch, C, H, W) → (batch, N, H', W'), an activation after each stage. `residual`, of the output's
+    shape, is added after the last.
+    """
+
+    def __init__(self, expansion: Conv2d, depthwise: Conv2d, projection: Conv2d) -> None:
+        super().__init__()
+        self.expansion, self.depthwise, self.projection = expansion, depthwise, projection
+        self.padding = depthwise.padding
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve x; channels-last in, channels-last out, without a copy."""
+        if backend.for_call(x, self.expansion.weight) is None:
+            return self.projection(self.depthwise(self.expansion(x)), residual)
+        out: Tensor = self.kernel(x, self.padding, residual)
+        return out
+
+    def _pack(self) -> cpu.Inverted:
+        return cpu.Inverted(self.expansion.kernel, self.depthwise.kernel, self.projection.kernel)

@@ -1,0 +1,125 @@
+// Where values lie, and the loop over steps.
+#include "plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+namespace ninefold {
+
+int Plan::add(std::unique_ptr<Operation> operation, std::vector<int> operands) {
+    const int next = inputs_ + int(steps_.size());
+    for (int operand : operands)
+        if (operand < 0 || operand >= next) throw std::invalid_argument("a step may only use earlier values");
+    steps_.push_back({std::move(operation), std::move(operands)});
+    return next;
+}
+
+std::vector<Shape> Plan::shapes(const std::vector<Shape>& inputs) {
+    const Layout& found = layout(inputs);
+    std::vector<Shape> shapes;
+    for (int value : outputs_)
+        shapes.push_back(found.shapes[value]);
+    return shapes;
+}
+
+int64_t Plan::arena_bytes(const std::vector<Shape>& inputs) {
+    return layout(inputs).size * int64_t(sizeof(float));
+}
+
+const Plan::Layout& Plan::layout(const std::vector<Shape>& inputs) {
+    std::lock_guard<std::mutex> guard(lock_);
+    const auto found = layouts_.find(inputs);
+    return found != layouts_.end() ? found->second : layouts_.emplace(inputs, arrange(inputs)).first->second;
+}
+
+// The step after which each value is not read again; -1 for one that is never read.
+std::vector<int> Plan::last_uses() const {
+    std::vector<int> last(inputs_ + steps_.size(), -1);
+    for (size_t s = 0; s < steps_.size(); s++)
+        for (int operand : steps_[s].operands)
+            last[operand] = int(s);
+    return last;
+}
+
+// First fit in the order of the steps: each value takes the lowest gap between the values that live beside
+// it. Chains are what these networks are made of, and for a chain that is two buffers taking turns.
+Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
+    if (int(inputs.size()) != inputs_) throw std::invalid_argument("wrong number of inputs");
+    Layout layout;
+    layout.shapes = inputs;
+    layout.offsets.assign(inputs_ + steps_.size(), -1);
+    const std::vector<int> last = last_uses();
+    std::vector<int> placed;
+    for (int s = 0; s < int(steps_.size()); s++) {
+        std::vector<Shape> operands;
+        for (int operand : steps_[s].operands)
+            operands.push_back(layout.shapes[operand]);
+        const int value = inputs_ + s;
+        layout.shapes.push_back(steps_[s].operation->shape(operands));
+        if (std::count(outputs_.begin(), outputs_.end(), value)) continue;
+        const auto size_of = [&](int v) { return (layout.shapes[v].numbers() + 15) / 16 * 16; };
+        std::vector<std::pair<int64_t, int64_t>> taken;
+        for (int other : placed)
+            if (last[other] >= s)
+                taken.push_back({layout.offsets[other], layout.offsets[other] + size_of(other)});
+        std::sort(taken.begin(), taken.end());
+        int64_t offset = 0;
+        for (const auto& [start, end] : taken) {
+            if (offset + size_of(value) <= start) break;
+            offset = std::max(offset, end);
+        }
+        layout.offsets[value] = offset;
+        layout.size = std::max(layout.size, offset + size_of(value));
+        placed.push_back(value);
+    }
+    return layout;
+}
+
+void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,
+               bool poison) {
+    std::vector<Shape> shapes;
+    for (const Image& image : inputs)
+        shapes.push_back({image.batch, image.height, image.width, image.channels});
+    const Layout& found = layout(shapes);
+    if (outputs.size() != outputs_.size()) throw std::invalid_argument("wrong number of outputs");
+
+    // An arena of its own for each call that runs at the same time.
+    std::pair<int64_t, Floats> arena{0, nullptr};
+    {
+        std::lock_guard<std::mutex> guard(lock_);
+        if (!arenas_.empty()) {
+            arena = std::move(arenas_.back());
+            arenas_.pop_back();
+        }
+    }
+    if (arena.first < found.size) arena = {found.size, allocate(found.size)};
+
+    std::vector<float*> at(found.shapes.size());
+    for (int v = 0; v < inputs_; v++)
+        at[v] = const_cast<float*>(inputs[v].data);
+    for (size_t v = inputs_; v < at.size(); v++)
+        if (found.offsets[v] >= 0) at[v] = arena.second.get() + found.offsets[v];
+    for (size_t i = 0; i < outputs.size(); i++)
+        at[outputs_[i]] = outputs[i];
+
+    const std::vector<int> last = poison ? last_uses() : std::vector<int>();
+    std::vector<Image> operands;
+    for (size_t s = 0; s < steps_.size(); s++) {
+        operands.clear();
+        for (int v : steps_[s].operands) {
+            const Shape& shape = found.shapes[v];
+            operands.push_back({at[v], shape.batch, shape.height, shape.width, shape.channels});
+        }
+        const int value = inputs_ + int(s);
+        steps_[s].operation->run(operands, found.shapes[value], at[value], threads);
+        if (!poison) continue;
+        for (int v = inputs_; v <= value; v++)
+            if (found.offsets[v] >= 0 && last[v] == int(s))
+                std::fill_n(at[v], found.shapes[v].numbers(), std::numeric_limits<float>::quiet_NaN());
+    }
+    std::lock_guard<std::mutex> guard(lock_);
+    arenas_.push_back(std::move(arena));
+}
+
+} // namespace ninefold

@@ -1,0 +1,84 @@
+// A whole network, or a stretch of one, as one call: steps over values, the values in one arena.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "layers.h"
+
+namespace ninefold {
+
+struct Shape {
+    int64_t batch, height, width, channels;
+    int64_t pixels() const { return height * width; }
+    int64_t numbers() const { return batch * pixels() * channels; }
+    bool operator<(const Shape& o) const {
+        return std::tie(batch, height, width, channels) < std::tie(o.batch, o.height, o.width, o.channels);
+    }
+    bool operator==(const Shape& o) const { return !(*this < o) && !(o < *this); }
+};
+
+// What one step computes. It reads its operands and writes all of its result; the two never share memory.
+class Operation {
+public:
+    virtual ~Operation() = default;
+    virtual Shape shape(const std::vector<Shape>& operands) const = 0;
+    virtual void run(const std::vector<Image>& operands, const Shape& shape, float* out,
+                     int threads) const = 0;
+};
+
+// Values are numbered: the inputs first, then the result of each step in the order the steps were added.
+// Built once by one thread, then run by any number of threads at once.
+class Plan {
+public:
+    explicit Plan(int inputs) : inputs_(inputs) {}
+
+    int add(std::unique_ptr<Operation> operation, std::vector<int> operands);
+    void finish(std::vector<int> outputs) { outputs_ = std::move(outputs); }
+
+    // The outputs' shapes for these inputs.
+    std::vector<Shape> shapes(const std::vector<Shape>& inputs);
+
+    // Bytes of memory that the values between inputs and outputs take for these inputs.
+    int64_t arena_bytes(const std::vector<Shape>& inputs);
+
+    // Runs every step; `outputs` are dense arrays of the shapes above. With `poison`, memory is filled with
+    // NaN as soon as no later step may read it: a test of the arena.
+    void run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison);
+
+private:
+    struct Step {
+        std::unique_ptr<Operation> operation;
+        std::vector<int> operands;
+    };
+    struct Layout { // for one set of input shapes
+        std::vector<Shape> shapes;
+        std::vector<int64_t> offsets; // in the arena, in floats; -1 for inputs and outputs
+        int64_t size = 0;
+    };
+    const Layout& layout(const std::vector<Shape>& inputs);
+    Layout arrange(const std::vector<Shape>& inputs) const;
+    std::vector<int> last_uses() const;
+
+    int inputs_;
+    std::vector<Step> steps_;
+    std::vector<int> outputs_;
+    std::mutex lock_;
+    std::map<std::vector<Shape>, Layout> layouts_;
+    std::vector<std::pair<int64_t, Floats>> arenas_; // those that no call is using, with their sizes
+};
+
+// The operations. Layers are borrowed: the caller keeps them alive.
+std::unique_ptr<Operation> depthwise_step(const Depthwise& layer, Padding padding);
+std::unique_ptr<Operation> conv2d_step(const Conv2d& layer, Padding padding);
+std::unique_ptr<Operation> pointwise_step(const Pointwise& layer);                  // x, perhaps a residual
+std::unique_ptr<Operation> separable_step(const Separable& layer, Padding padding); // x, perhaps a residual
+std::unique_ptr<Operation> inverted_step(const Inverted& layer, Padding padding);   // x, perhaps a residual
+std::unique_ptr<Operation> add_step();                                              // two images of one shape
+std::unique_ptr<Operation> scale_step(); // an image, a gate per channel
+std::unique_ptr<Operation> mean_step();  // over all pixels
+std::unique_ptr<Operation> activation_step(const std::string& name);
+
+} // namespace ninefold

@@ -1,0 +1,166 @@
+// The operations of a plan: the layers, and what stands between them.
+#include <algorithm>
+#include <stdexcept>
+
+#include "buffer.h"
+#include "errors.h"
+#include "parallel.h"
+#include "plan.h"
+
+namespace ninefold {
+
+namespace {
+
+// The same tile for all threads: rows of pixels of one image after another.
+template <class Body>
+void by_pixels(const Shape& shape, int threads, Body&& body) {
+    const int64_t pixels = shape.batch * shape.pixels();
+    const int64_t parts = pixels * shape.channels < 32768 ? 1 : std::min<int64_t>(threads, pixels);
+    parallel_for(threads, parts, [&](int64_t part) {
+        const int64_t first = part * pixels / parts, last = (part + 1) * pixels / parts;
+        body(first * shape.channels, last - first);
+    });
+}
+
+template <class Layer>
+class Windowed : public Operation {
+public:
+    Windowed(const Layer& layer, Padding padding) : layer_(layer), padding_(padding) {}
+    Shape shape(const std::vector<Shape>& x) const override {
+        const Window& window = layer_.window();
+        return {x[0].batch, window.output_height(x[0].height, padding_),
+                window.output_width(x[0].width, padding_), layer_.out_channels()};
+    }
+    void run(const std::vector<Image>& x, const Shape&, float* out, int threads) const override {
+        if constexpr (std::is_same_v<Layer, Depthwise> || std::is_same_v<Layer, Conv2d>)
+            layer_.run(x[0], padding_, out, threads);
+        else
+            layer_.run(x[0], padding_, x.size() > 1 ? x[1].data : nullptr, out, threads);
+    }
+
+private:
+    const Layer& layer_;
+    Padding padding_;
+};
+
+class PointwiseStep : public Operation {
+public:
+    explicit PointwiseStep(const Pointwise& layer) : layer_(layer) {}
+    Shape shape(const std::vector<Shape>& x) const override {
+        return {x[0].batch, x[0].height, x[0].width, layer_.out_channels()};
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        layer_.run(x[0].data, shape.batch * shape.pixels(), x.size() > 1 ? x[1].data : nullptr, out, threads);
+    }
+
+private:
+    const Pointwise& layer_;
+};
+
+class AddStep : public Operation {
+public:
+    Shape shape(const std::vector<Shape>& x) const override {
+        if (!(x[0] == x[1])) throw std::invalid_argument("images of two shapes cannot be added");
+        return x[0];
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        const Kernels& kernels = current();
+        by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
+            const int64_t n = pixels * shape.channels;
+            Buffer a(x[0].data + first, {{0, n, 1}, {0, 1, n}}), b(x[1].data + first, {{0, n, 1}, {0, 1, n}});
+            Buffer sum(out + first, {{0, n, 1}, {0, 1, n}});
+            check(kernels.add(a, b, sum));
+        });
+    }
+};
+
+class ScaleStep : public Operation {
+public:
+    Shape shape(const std::vector<Shape>& x) const override {
+        if (x[1].pixels() != 1 || x[1].batch != x[0].batch || x[1].channels != x[0].channels)
+            throw std::invalid_argument("a gate has one number per image and channel");
+        return x[0];
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        const Kernels& kernels = current();
+        const int64_t c = shape.channels, one = shape.pixels() * c;
+        for (int64_t n = 0; n < shape.batch; n++)
+            by_pixels({1, shape.height, shape.width, c}, threads, [&](int64_t first, int64_t pixels) {
+                Buffer image(x[0].data + n * one + first, {{0, c, 1}, {0, pixels, c}});
+                Buffer gate(x[1].data + n * c, {{0, c, 1}});
+                Buffer scaled(out + n * one + first, {{0, c, 1}, {0, pixels, c}});
+                check(kernels.scale(image, gate, scaled));
+            });
+    }
+};
+
+class MeanStep : public Operation {
+public:
+    Shape shape(const std::vector<Shape>& x) const override { return {x[0].batch, 1, 1, x[0].channels}; }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        const Kernels& kernels = current();
+        const int64_t c = shape.channels, pixels = x[0].height * x[0].width;
+        const float share = 1.0f / float(pixels);
+        parallel_for(threads, shape.batch, [&](int64_t n) {
+            const float* image = x[0].data + n * pixels * c;
+            if (c >= kernels.lanes) {
+                Buffer in(image, {{0, c, 1}, {0, pixels, c}}), mean(out + n * c, {{0, c, 1}});
+                check(kernels.mean(in, share, mean));
+                return;
+            }
+            std::fill_n(out + n * c, c, 0.0f);
+            for (int64_t i = 0; i < pixels * c; i++)
+                out[n * c + i % c] += image[i] * share;
+        });
+    }
+};
+
+class ActivationStep : public Operation {
+public:
+    explicit ActivationStep(const std::string& name) : activation_(current(), name) {}
+    Shape shape(const std::vector<Shape>& x) const override { return x[0]; }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        const Kernels& kernels = current();
+        by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
+            const int64_t n = pixels * shape.channels;
+            Buffer in(x[0].data + first, {{0, n, 1}, {0, 1, n}}), to(out + first, {{0, n, 1}, {0, 1, n}});
+            check(activation_.epilogue ? activation_.epilogue(in, to)
+                                       : kernels.clip(in, activation_.low, activation_.high, to));
+        });
+    }
+
+private:
+    Activation activation_;
+};
+
+} // namespace
+
+std::unique_ptr<Operation> depthwise_step(const Depthwise& layer, Padding padding) {
+    return std::make_unique<Windowed<Depthwise>>(layer, padding);
+}
+std::unique_ptr<Operation> conv2d_step(const Conv2d& layer, Padding padding) {
+    return std::make_unique<Windowed<Conv2d>>(layer, padding);
+}
+std::unique_ptr<Operation> separable_step(const Separable& layer, Padding padding) {
+    return std::make_unique<Windowed<Separable>>(layer, padding);
+}
+std::unique_ptr<Operation> inverted_step(const Inverted& layer, Padding padding) {
+    return std::make_unique<Windowed<Inverted>>(layer, padding);
+}
+std::unique_ptr<Operation> pointwise_step(const Pointwise& layer) {
+    return std::make_unique<PointwiseStep>(layer);
+}
+std::unique_ptr<Operation> add_step() {
+    return std::make_unique<AddStep>();
+}
+std::unique_ptr<Operation> scale_step() {
+    return std::make_unique<ScaleStep>();
+}
+std::unique_ptr<Operation> mean_step() {
+    return std::make_unique<MeanStep>();
+}
+std::unique_ptr<Operation> activation_step(const std::string& name) {
+    return std::make_unique<ActivationStep>(name);
+}
+
+} // namespace ninefold

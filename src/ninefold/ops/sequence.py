@@ -1,0 +1,152 @@
+"""A stretch of a network as one call into the extension: `kernels/runtime/plan.h`, seen from PyTorch.
+
+A sequence is a list of steps over numbered values: its inputs come first, then each step's result. Images are
+(batch, C, H, W); a value that a network flattens to (batch, C) is an image of one pixel here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ninefold.ops import backend, cpu, fallback
+from ninefold.ops.packed import Conv2d, Inverted, Packed, Separable
+
+Sizes = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it does ("layer", "add", "scale", "mean", or an activation's name) to which values.
+
+    A layer takes an image and perhaps a residual, "add" two images of one shape, "scale" an image and a gate
+    per channel, "mean" an image of which it leaves one pixel.
+    """
+
+    what: str
+    operands: tuple[int, ...]
+    layer: Packed | None = None
+
+
+class Sequence(nn.Module):
+    """Steps that run in one call; their values share one arena, whose memory is used again at each call.
+
+    Takes `inputs` tensors of four or two dimensions and returns a tuple: for each of `outputs` (a value's
+    number, and its number of dimensions) a tensor. Safe to call from several threads.
+    """
+
+    def __init__(self, inputs: int, steps: tuple[Step, ...], outputs: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.inputs, self.steps, self.outputs = inputs, steps, outputs
+        # A value may leave twice, as an image and flattened: it is computed once.
+        self.values = sorted({value for value, _ in outputs})
+        self.layers = nn.ModuleList(step.layer for step in steps if step.layer is not None)
+        self._plan: Any = None
+        self._shapes: dict[tuple[Sizes, ...], list[Sizes]] = {}
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run all steps."""
+        if any(_goes_to_pytorch(x) for x in inputs):
+            return self.step_by_step(*inputs)
+        return self.run(inputs)
+
+    def run(self, inputs: tuple[Tensor, ...], *, poison: bool = False) -> tuple[Tensor, ...]:
+        """Run all steps in the extension; `poison` fills freed memory with NaN, a test of the arena."""
+        plan = self.plan
+        dense = [_dense(x) for x in inputs]
+        sizes = tuple(_sizes(x) for x in dense)
+        shapes = self._shapes.get(sizes)
+        if shapes is None:
+            shapes = self._shapes[sizes] = plan.shapes(list(sizes))
+        results = {
+            value: torch.empty((n, c, h, w), memory_format=torch.channels_last)
+            for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
+        }
+        plan.run(
+            [x.data_ptr() for x in dense],
+            list(sizes),
+            [out.data_ptr() for out in results.values()],
+            torch.get_num_threads(),
+            poison,
+        )
+        return tuple(
+            results[value] if dimensions == 4 else results[value].flatten(1)
+            for value, dimensions in self.outputs
+        )
+
+    def step_by_step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The same, one step at a time: for inputs that the extension does not take."""
+        values = [x if x.dim() == 4 else x[:, :, None, None] for x in inputs]
+        for step in self.steps:
+            x, *rest = (values[operand] for operand in step.operands)
+            if step.layer is not None:
+                out = step.layer(x, *rest)
+            elif step.what == "add":
+                out = x + rest[0]
+            elif step.what == "scale":
+                out = x * rest[0]
+            elif step.what == "mean":
+                out = x.mean((2, 3), keepdim=True)
+            else:
+                out = fallback.ACTIVATIONS[step.what](x)
+            values.append(out)
+        return tuple(
+            values[value] if dimensions == 4 else values[value].flatten(1)
+            for value, dimensions in self.outputs
+        )
+
+    @property
+    def plan(self) -> Any:
+        """The extension's form, made at the first use: it belongs to one instruction set."""
+        if self._plan is None:
+            plan = cpu._kernels.Plan(self.inputs)
+            numbers = list(range(self.inputs))
+            for step in self.steps:
+                numbers.append(_add(plan, step, [numbers[operand] for operand in step.operands]))
+            plan.finish([numbers[value] for value in self.values])
+            self._plan = plan
+        return self._plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None, "_shapes": {}}
+
+
+def takes(layer: Packed) -> bool:
+    """Whether a plan has a step for this layer: all but a pointwise convolution that pads."""
+    return not (isinstance(layer, Conv2d) and layer.weight.shape[2:] == (1, 1) and any(layer.padding))
+
+
+def _add(plan: Any, step: Step, operands: list[int]) -> int:
+    if step.layer is None:
+        if step.what in ("add", "scale", "mean"):
+            return int(getattr(plan, step.what)(*operands))
+        return int(plan.activation(step.what, *operands))
+    kernel, padding = step.layer.kernel.kernel, cpu._kernels.Padding(*step.layer.padding)
+    x, residual = operands[0], operands[1] if len(operands) > 1 else None
+    if isinstance(step.layer, Separable):
+        return int(plan.separable(kernel, padding, x, residual))
+    if isinstance(step.layer, Inverted):
+        return int(plan.inverted(kernel, padding, x, residual))
+    if isinstance(kernel, cpu._kernels.Pointwise):
+        return int(plan.pointwise(kernel, x, residual))
+    make = plan.depthwise if isinstance(kernel, cpu._kernels.Depthwise) else plan.conv2d
+    out = int(make(kernel, padding, x))
+    return out if residual is None else int(plan.add(out, residual))
+
+
+def _goes_to_pytorch(x: Tensor) -> bool:
+    return x.numel() == 0 or backend.for_call(x, x) is None
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
+def _sizes(x: Tensor) -> Sizes:
+    if x.dim() == 2:
+        return x.shape[0], 1, 1, x.shape[1]
+    n, c, h, w = x.shape
+    return n, h, w, c

@@ -1,0 +1,178 @@
+"""A stretch as one call: the same numbers as step by step, whatever shares the arena."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+
+from ninefold.ops import cpu
+from ninefold.ops.packed import Conv2d, Inverted, Separable
+from ninefold.ops.sequence import Sequence, Step
+
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="the extension is not built")
+
+
+@pytest.fixture(params=cpu.instruction_sets() or ["none"])
+def kernels(request):
+    """Pack for each instruction set of this machine."""
+    with cpu.forced(request.param):
+        yield request.param
+
+
+def conv(
+    n: int, c: int, k: int, *, groups: int = 1, activation: str | None = None, stride: int = 1
+) -> Conv2d:
+    weight = torch.randint(-2, 3, (n, c // groups, k, k)).float()
+    bias = torch.randint(-3, 4, (n,)).float()
+    padding = (k // 2,) * 4
+    return Conv2d(
+        weight, bias, stride=(stride, stride), padding=padding, groups=groups, activation=activation
+    )
+
+
+def pair(c: int, n: int) -> Separable:
+    depthwise, pointwise = (
+        torch.randint(-1, 2, (c, 1, 3, 3)).float(),
+        torch.randint(-1, 2, (n, c, 1, 1)).float(),
+    )
+    return Separable(depthwise, pointwise, None, None, padding=(1, 1, 1, 1), depthwise_activation="relu6")
+
+
+def network() -> Sequence:
+    """Branches, a residual, a gate, a value that leaves twice: 0 the image, then a step a line."""
+    torch.manual_seed(0)
+    gate = conv(24, 6, 1)
+    gate.weight *= 1 / 512  # so that it is neither open nor shut
+    return Sequence(
+        1,
+        (
+            Step("layer", (0,), conv(24, 3, 3, stride=2, activation="relu6")),  # 1
+            Step("layer", (1,), conv(24, 24, 5, groups=24)),  # 2
+            Step("layer", (2, 1), conv(24, 24, 1)),  # 3, with a residual
+            Step("mean", (3,)),  # 4
+            Step("layer", (4,), conv(6, 24, 1, activation="relu")),  # 5
+            Step("layer", (5,), gate),  # 6
+            Step("hardsigmoid", (6,)),  # 7
+            Step("scale", (3, 7)),  # 8
+            Step("layer", (8, 8), pair(24, 24)),  # 9
+            Step("relu6", (9,)),  # 10
+            Step("add", (10, 2)),  # 11
+            Step("layer", (11, 10), conv(24, 24, 3, groups=24)),  # 12: a residual the kernel cannot add
+            Step("mean", (12,)),  # 13
+        ),
+        ((11, 4), (13, 4), (13, 2)),
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 20, 20), (3, 3, 9, 14), (2, 3, 2, 1)], ids=str)
+def test_a_sequence_is_its_steps(kernels, shape, threads):
+    sequence, x = network(), torch.randint(-4, 5, shape).float()
+    wanted = sequence.step_by_step(x)
+    for poison in (False, True, False):
+        got = sequence.run((x,), poison=poison)
+        assert [out.shape for out in got] == [out.shape for out in wanted]
+        for ours, theirs in zip(got, wanted, strict=True):
+            assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max()
+
+
+def test_other_sizes_and_batches_work_and_results_do_not_share_memory(kernels):
+    sequence = network()
+    first = sequence(torch.ones(1, 3, 16, 16))
+    kept = [out.clone() for out in first]
+    sequence(torch.full((4, 3, 31, 7), 2.0))
+    sequence(torch.zeros(1, 3, 16, 16))
+    for out, before in zip(first, kept, strict=True):
+        assert torch.equal(out, before)
+
+
+def test_a_chain_takes_two_buffers(kernels):
+    chain = Sequence(1, tuple(Step("layer", (k,), conv(16, 16, 1)) for k in range(9)), ((9, 4),))
+    one = 16 * 8 * 8 * 4
+    assert chain.plan.arena_bytes([(1, 8, 8, 16)]) == 2 * one
+
+
+def test_many_threads_share_one_sequence(kernels):
+    sequence, x = network(), torch.randint(-4, 5, (1, 3, 24, 24)).float()
+    wanted, wrong = sequence(x), []
+
+    def work() -> None:
+        for _ in range(20):
+            if not all(torch.equal(a, b) for a, b in zip(sequence(x), wanted, strict=True)):
+                wrong.append(threading.get_ident())
+
+    workers = [threading.Thread(target=work) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_copies_and_pickles_compute_the_same(kernels):
+    sequence, x = network(), torch.randint(-4, 5, (1, 3, 12, 12)).float()
+    wanted = sequence(x)
+    for twin in (copy.deepcopy(sequence), pickle.loads(pickle.dumps(sequence))):
+        assert all(torch.equal(a, b) for a, b in zip(twin(x), wanted, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_dtypes_go_step_by_step(dtype):
+    steps = (Step("relu", (0,)), Step("mean", (1,)))
+    x = torch.randn(1, 5, 4, 4, dtype=dtype)
+    (got,) = Sequence(1, steps, ((2, 4),))(x)
+    assert got.dtype is dtype
+    torch.testing.assert_close(got, x.relu().mean((2, 3), keepdim=True))
+
+
+def test_images_that_do_not_fit_are_refused(kernels):
+    sequence = Sequence(2, (Step("add", (0, 1)), Step("relu", (2,))), ((3, 4),))
+    with pytest.raises(ValueError, match="images of two shapes cannot be added"):
+        sequence(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 5))
+
+
+# The wide image of the first two does not fit a cache and is made a few rows at a time; the last one fits.
+INVERTED = [
+    ((1, 16, 112, 112), 96, 24, 3, 2, (0, 1, 0, 1)),
+    ((2, 8, 90, 61), 144, 8, 5, 1, (2, 2, 2, 2)),
+    ((2, 24, 14, 14), 72, 40, 3, 1, (1, 1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("case", INVERTED, ids=str)
+@pytest.mark.parametrize("activation", ["relu6", "silu"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_an_inverted_residual_is_its_three_stages(kernels, case, activation, threads):
+    shape, wide, outputs, k, stride, padding = case
+    torch.manual_seed(0)
+    channels = shape[1]
+    expansion = Conv2d(torch.randn(wide, channels, 1, 1), torch.randn(wide), activation=activation)
+    depthwise = Conv2d(
+        torch.randn(wide, 1, k, k),
+        torch.randn(wide),
+        stride=(stride, stride),
+        padding=padding,
+        groups=wide,
+        activation=activation,
+    )
+    projection = Conv2d(torch.randn(outputs, wide, 1, 1) / wide, torch.randn(outputs))
+    x = torch.randn(shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        wanted = projection(depthwise(expansion(x)))
+        residual = torch.randn(wanted.shape)
+        block = Inverted(expansion, depthwise, projection)
+        torch.testing.assert_close(block(x), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(block(x, residual), wanted + residual, rtol=1e-5, atol=1e-5)
+        assert torch.equal(block(x), block(x))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_stages_that_do_not_follow_one_another_are_refused(kernels):
+    with pytest.raises(ValueError, match="must take the channels that the expansion gives"):
+        Inverted(conv(8, 4, 1), conv(6, 6, 3, groups=6), conv(4, 6, 1))(torch.ones(1, 4, 9, 9))
