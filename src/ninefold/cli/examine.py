@@ -57,7 +57,7 @@ def examine(
         )
         for name in runs
     }
-    layers = _layers(counted, _fates(fast))
+    fates = _fates(fast)
     return data.Examination(
         network=network.name,
         trained=network.trained,
@@ -68,10 +68,10 @@ def examine(
         ninefold=contenders[NINEFOLD],
         speedup=comparison.ratio(comparison.fastest(NCHW, NHWC), NINEFOLD),
         rounds=len(comparison[NINEFOLD].samples),
-        fused_share=_fused_share(layers, counted),
+        fused_share=_fused_share(counted, fates),
         logit_difference=max(_difference(logits[name], logits[NINEFOLD]) for name in (NCHW, NHWC)),
         count=_count(counted),
-        layers=layers,
+        layers=_layers(counted, fates),
         machine=surroundings.describe(limits),
         command=command,
     )
@@ -121,12 +121,18 @@ def _count(counted: census.Census) -> data.Count:
 
 
 def _fates(fast: InferenceModel) -> dict[str, tuple[str, str]]:
-    """What became of each layer, by its name, and why; the two of a fused pair share one answer."""
+    """What became of each layer, by its name, and why; those of one fused kernel share the answer."""
     return {name: (_FATES[layer.how], layer.why) for layer in fast.layers for name in layer.name.split(" + ")}
 
 
-def _fused_share(layers: tuple[data.Layer, ...], counted: census.Census) -> float:
-    fused = sum(layer.multiplications for layer in layers if layer.fate == "fused")
+def _fused_share(counted: census.Census, fates: Mapping[str, tuple[str, str]]) -> float:
+    """The share of the pairs' multiplications in kernels that hold both stages."""
+    fused = sum(
+        stage.shape.multiplications
+        for pair in counted.pairs
+        if all(fates.get(stage.name, ("", ""))[0] == "fused" for stage in pair)
+        for stage in pair
+    )
     return fused / max(counted.separable_multiplications, 1)
 
 
