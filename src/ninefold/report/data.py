@@ -53,8 +53,8 @@ class Count:
 class Layer:
     """One block of the network: what it is, what it costs both ways, and what became of it.
 
-    `fate` is "fused" (one kernel for a separable pair), "packed" (a kernel of its own) or "PyTorch"; `reason`
-    says what was folded in, or why it was left to PyTorch.
+    `fate` is "fused" (in one kernel with its neighbours), "packed" (a kernel of its own) or "PyTorch";
+    `reason` says what was folded in, or why it was left to PyTorch.
     """
 
     name: str
