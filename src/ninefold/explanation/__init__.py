@@ -69,7 +69,8 @@ class Explanation:
     def _repr_html_(self) -> str:
         # In a frame, so that the notebook's styles and scripts and the page's leave each other alone.
         return (
-            f'<iframe srcdoc="{escape(self.page)}" sandbox="allow-scripts" title="ninefold.explain" '
+            f'<iframe srcdoc="{escape(self.page)}" sandbox="allow-scripts" allow="clipboard-write *" '
+            'title="ninefold.explain" '
             'style="width: 100%; height: 820px; border: 0;"></iframe>'
         )
 
@@ -102,10 +103,10 @@ def explain(
         return Explanation(
             Layer(layer, out_channels, kernel_size, output_size, stride, padding, multiplier), language
         )
-    given = {"out_channels": out_channels, "kernel_size": kernel_size}
-    for name, value in given.items():
+    made = Explanation(of_module(layer, output_size), language)
+    for name, value in (("out_channels", out_channels), ("kernel_size", kernel_size)):
         if value is not None:
             raise TypeError(f"`{name}` is the module's own where `layer` is one, got {value!r}")
     if stride != 1 or padding != "same" or multiplier != 1:
         raise TypeError("`stride`, `padding` and `multiplier` are the module's own where `layer` is one")
-    return Explanation(of_module(layer, output_size), language)
+    return made

@@ -12,7 +12,7 @@ from . import text
 from .drawing import WIDTH, Scene, label, px
 
 _HEIGHT = 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 352, 34, 272
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 352, 34, 272
 _KERNELS = (3, 5, 7)
 _EXAMPLE = (1024, 3)
 _Y_TICKS = (
@@ -26,7 +26,7 @@ def curve(scene: Scene) -> str:
     """The curves as an <svg> element, this layer marked."""
     channels, kernel, wide = (scene.numbers[name] for name in ("N", "Dk", "m"))
     last = max(2048, channels)
-    high, low = 2.0 * wide, min(1 / 60, 0.8 * wide / kernel**2)
+    high, low = 2.0 * wide, min(1 / 60, 0.7 * wide / kernel**2)
 
     def x(count: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * math.log2(count) / math.log2(last)
@@ -42,7 +42,6 @@ def curve(scene: Scene) -> str:
         f'<rect class="track" x="{_LEFT}" y="{_TOP}" width="{_RIGHT - _LEFT}" height="{px(even - _TOP)}"/>',
         label(scene.fill("@curve_y"), 12, 18, "soft", "start"),
         label(scene.fill("@curve_x"), (_LEFT + _RIGHT) / 2, _HEIGHT - 10, "soft", "middle"),
-        label(scene.fill("@curve_even"), _RIGHT - 6, even - 6, "soft", "end"),
         f'<path class="tenth" d="M{_LEFT} {px(tenth)}H{_RIGHT}"/>',
         label(scene.fill("@curve_tenth"), _LEFT + 6, tenth + 14, "soft halo", "start"),
     ]
@@ -68,14 +67,8 @@ def curve(scene: Scene) -> str:
     left, top = x(_EXAMPLE[0]), y(ratio(*_EXAMPLE))
     parts.append(f'<circle class="example" cx="{px(left)}" cy="{px(top)}" r="7"/>')
     left, top = x(channels), y(ratio(channels, kernel))
-    # Beside the point, where neither the frame nor the words at 1 are.
-    below = top < even + 34
-    anchor = "end" if left > (_LEFT + _RIGHT) / 2 else "start"
-    shift = -10 if anchor == "end" else 10
     parts.append(f'<circle class="here" cx="{px(left)}" cy="{px(top)}" r="4.5"/>')
-    parts.append(
-        label(scene.fill("@curve_here"), left + shift, top + (22 if below else -10), "name halo", anchor)
-    )
+    parts.append(label(scene.fill("{ratio}"), *_beside(left, top), "name halo", "middle"))
     title, description = (
         escape(text.as_words(scene.fill(phrase))) for phrase in ("@curve_title", "@curve_alt")
     )
@@ -84,3 +77,10 @@ def curve(scene: Scene) -> str:
         f'aria-labelledby="curve-title curve-description"><title id="curve-title">{title}</title>'
         f'<desc id="curve-description">{description}</desc>{"".join(parts)}</svg>'
     )
+
+
+def _beside(left: float, top: float) -> tuple[float, float]:
+    # Upper right of the curve where it is steep, else above, or below where that is outside.
+    if left < (_LEFT + _RIGHT) / 2:
+        return left + 32, max(top - 8, _TOP + 14.0)
+    return min(left, _RIGHT - 26), top + (24 if top < _TOP + 16 else -14)

@@ -22,6 +22,8 @@ from .values import numbers, shares, values, verdict
 WIDTH = 420
 _ACROSS, _UP = 0.42, 0.3  # of the depth, on paper
 _WIDEST = 112
+# Characters of a large number, or of a label, beyond which it is set smaller.
+_LONG, _LONG_LABEL = 16, 20
 _Item = Mapping[str, Any]
 
 
@@ -153,8 +155,9 @@ def _rows(scene: Scene, item: _Item) -> str:
             (1, "Dk", cards, "depthwise"),
             (2, "Dg", cards, "data"),
         ):
+            apart = min(22, scene.side(side, scale) + 9)
             for card in range(count):
-                shift = 9 * (card - (count - 1) / 2)
+                shift = apart * (card - (count - 1) / 2)
                 left, top = _corner(scene, (item["columns"][column] + shift, centre), side, "1", scale)
                 front, thin = scene.side(side, scale), scene.side("1", scale)
                 parts.append(_solid(left, top, front, thin, kind))
@@ -186,15 +189,19 @@ def _bar(scene: Scene, item: _Item) -> str:
 def _labels(scene: Scene, item: _Item) -> str:
     x, y = item["at"]
     kinds = ("name", "symbol", "number")[-len(item["labels"]) :]
-    return "".join(
-        label(scene.fill(line), x, y + 19 * row, f"label {kind}", "middle")
-        for row, (line, kind) in enumerate(zip(item["labels"], kinds, strict=True))
-    )
+    parts = []
+    for row, (line, kind) in enumerate(zip(item["labels"], kinds, strict=True)):
+        content = scene.fill(line)
+        size = " long" if len(content) > _LONG_LABEL else ""
+        parts.append(label(content, x, y + 19 * row, f"label {kind}{size}", "middle"))
+    return "".join(parts)
 
 
 def _words(scene: Scene, item: _Item) -> str:
     x, y = item["at"]
-    return label(scene.fill(item["text"]), x, y, item["class"], item.get("anchor", "start"))
+    content = scene.fill(item["text"])
+    kind = item["class"] + (" long" if len(content) > _LONG else "")
+    return label(content, x, y, kind, item.get("anchor", "start"))
 
 
 def _sign(scene: Scene, item: _Item) -> str:

@@ -28,7 +28,7 @@ DARK = {
     "fast": "#3cc4b2",
     "plain": "#d99a55",
     "mix": "#a898f0",
-    "ghost": "#4d5961",
+    "ghost": "#3d474e",
     "track": "#262e33",
     "warn": "#ff8a7a",
 }

@@ -1,5 +1,5 @@
 // The ratio over the number of output channels, as curve.py draws it.
-const PLOT = { height: 320, left: 50, right: 352, top: 34, bottom: 272 };
+const PLOT = { height: 320, left: 54, right: 352, top: 34, bottom: 272 };
 const KERNELS = [3, 5, 7], EXAMPLE = [1024, 3], NEAR = 16;
 const Y_TICKS = [
   ["16", 16], ["8", 8], ["4", 4], ["2", 2], ["1", 1],
@@ -9,7 +9,7 @@ const Y_TICKS = [
 function curve(scene) {
   const { N: channels, Dk: kernel, m: wide } = scene.numbers, { height, left, right, top, bottom } = PLOT;
   const last = Math.max(2048, channels);
-  const high = 2 * wide, low = Math.min(1 / 60, (0.8 * wide) / kernel ** 2);
+  const high = 2 * wide, low = Math.min(1 / 60, (0.7 * wide) / kernel ** 2);
   const x = (count) => left + ((right - left) * Math.log2(count)) / Math.log2(last);
   const y = (ratio) => top + ((bottom - top) * Math.log2(high / ratio)) / Math.log2(high / low);
   const ratio = (count, side) => wide * (1 / count + 1 / side ** 2);
@@ -19,7 +19,6 @@ function curve(scene) {
     `<rect class="track" x="${left}" y="${top}" width="${right - left}" height="${px(even - top)}"/>` +
     label(scene.fill("@curve_y"), 12, 18, "soft", "start") +
     label(scene.fill("@curve_x"), (left + right) / 2, height - 10, "soft", "middle") +
-    label(scene.fill("@curve_even"), right - 6, even - 6, "soft", "end") +
     `<path class="tenth" d="M${left} ${px(tenth)}H${right}"/>` +
     label(scene.fill("@curve_tenth"), left + 6, tenth + 14, "soft halo", "start");
   for (const [name, value] of Y_TICKS) {
@@ -44,10 +43,12 @@ function curve(scene) {
     }
   }
   parts += `<circle class="example" cx="${px(x(EXAMPLE[0]))}" cy="${px(y(ratio(...EXAMPLE)))}" r="7"/>`;
-  const across = x(channels), down = y(ratio(channels, kernel)), below = down < even + 34;
-  const anchor = across > (left + right) / 2 ? "end" : "start", shift = anchor === "end" ? -10 : 10;
+  const across = x(channels), down = y(ratio(channels, kernel));
   parts += `<circle class="here" cx="${px(across)}" cy="${px(down)}" r="4.5"/>`;
-  parts += label(scene.fill("@curve_here"), across + shift, down + (below ? 22 : -10), "name halo", anchor);
+  const beside = across < (left + right) / 2
+    ? [across + 32, Math.max(down - 8, top + 14)]
+    : [Math.min(across, right - 26), down + (down < top + 16 ? 24 : -14)];
+  parts += label(scene.fill("{ratio}"), ...beside, "name halo", "middle");
   const [title, description] = ["@curve_title", "@curve_alt"].map((name) => escaped(asWords(scene.fill(name))));
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" class="picture" viewBox="0 0 ${WIDTH} ${height}" role="img" ` +

@@ -1,5 +1,5 @@
 // The pictures, as drawing.py draws them.
-const WIDTH = 420, ACROSS = 0.42, UP = 0.3, WIDEST = 112, GAP = 22;
+const WIDTH = 420, ACROSS = 0.42, UP = 0.3, WIDEST = 112, GAP = 22, LONG = 16, LONG_LABEL = 20;
 
 class Scene {
   constructor(layer, words) {
@@ -111,8 +111,9 @@ const DRAWERS = {
       for (const [column, side, count, kind] of [
         [0, "Df", 1, "data"], [1, "Dk", cards, "depthwise"], [2, "Dg", cards, "data"],
       ]) {
+        const apart = Math.min(22, scene.side(side, scale) + 9);
         for (let card = 0; card < count; card++) {
-          const shift = 9 * (card - (count - 1) / 2);
+          const shift = apart * (card - (count - 1) / 2);
           const [left, top] = corner(scene, [item.columns[column] + shift, centre], side, "1", scale);
           const front = scene.side(side, scale), thin = scene.side("1", scale);
           parts += solid(left, top, front, thin, kind);
@@ -141,11 +142,17 @@ const DRAWERS = {
 
   labels(scene, item) {
     const kinds = ["name", "symbol", "number"].slice(-item.labels.length);
-    return item.labels.map((line, row) =>
-      label(scene.fill(line), item.at[0], item.at[1] + 19 * row, `label ${kinds[row]}`, "middle")).join("");
+    return item.labels.map((line, row) => {
+      const content = scene.fill(line), size = content.length > LONG_LABEL ? " long" : "";
+      return label(content, item.at[0], item.at[1] + 19 * row, `label ${kinds[row]}${size}`, "middle");
+    }).join("");
   },
 
-  text: (scene, item) => label(scene.fill(item.text), ...item.at, item.class, item.anchor ?? "start"),
+  text(scene, item) {
+    const content = scene.fill(item.text), kind = item.class + (content.length > LONG ? " long" : "");
+    return label(content, ...item.at, kind, item.anchor ?? "start");
+  },
+
   sign: (scene, item) => label(item.sign, item.at[0], item.at[1] + 7, "sign", "middle"),
   rule: (scene, item) => `<path class="rule" d="M${item.at[0]} ${item.at[1]}h${item.rule}"/>`,
   swatch: (scene, item) =>
@@ -217,6 +224,7 @@ function total(shown, height) {
   return shown.reduce((sum, index) => sum + (index ? height : GAP), 0);
 }
 
-function dots(x, y) {
-  return [-6, 0, 6].map((shift) => `<circle class="dot" cx="${px(x)}" cy="${px(y + shift)}" r="1.6"/>`).join("");
+function dots(x, y, across = 0, down = 6) {
+  return [-1, 0, 1].map((step) =>
+    `<circle class="dot" cx="${px(x + step * across)}" cy="${px(y + step * down)}" r="1.6"/>`).join("");
 }

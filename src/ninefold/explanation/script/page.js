@@ -89,7 +89,9 @@ function start(data) {
 
   function goTo(next) {
     step = Math.min(Math.max(next, 0), steps.length - 1);
-    const { says, standard, separable } = steps[step], longest = standard > separable ? standard : separable;
+    const { says, standard, depthwise, separable } = steps[step];
+    const longest = standard > separable ? standard : separable;
+    const width = (count) => (longest ? `${Number((10000n * count) / longest) / 100}%` : "0");
     element("steps-says").innerHTML = asHtml(says);
     element("steps-of").textContent = fill(words.steps_of, {}, { step, last: steps.length - 1 });
     const slider = element("steps-slider");
@@ -99,8 +101,10 @@ function start(data) {
     for (const [name, count] of [["standard", standard], ["separable", separable]]) {
       element(`steps-${name}`).innerHTML = drawStep(scene, steps[step], name);
       element(`count-${name}`).textContent = grouped(count);
-      element(`count-bar-${name}`).style.width = longest ? `${Number((10000n * count) / longest) / 100}%` : "0";
     }
+    element("count-bar-standard").style.width = width(standard);
+    element("count-bar-depthwise").style.width = width(depthwise);
+    element("count-bar-pointwise").style.width = width(separable - depthwise);
     element("steps-back").disabled = step === 0;
     element("steps-next").disabled = step === steps.length - 1;
     if (step === steps.length - 1) pause();

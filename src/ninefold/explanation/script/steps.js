@@ -2,25 +2,26 @@
 function stepsOf(scene) {
   const { M, N, Dk, Dg, m } = scene.numbers, taps = Dk * Dk, found = [];
   const big = BigInt, one = big(M) * big(taps), filtered = one * big(m), mix = big(M) * big(m);
-  const add = (phrase, standard, separable, state, more = {}) => {
+  const add = (phrase, standard, filtering, combining, state, more = {}) => {
     const says = fill(scene.words[`step_${phrase}`], scene.words, { ...scene.values, ...more });
-    found.push({ says, standard: big(standard), separable: big(separable), ...state });
+    const separable = big(filtering) + big(combining);
+    found.push({ says, standard: big(standard), depthwise: big(filtering), separable, ...state });
   };
-  const read = { taps, channels: M };
+  const all = { taps, channels: M };
 
-  add("start", 0, 0, { taps: 0, channels: 0, made: 0, mixed: 0 });
+  add("start", 0, 0, 0, { taps: 0, channels: 0, made: 0, mixed: 0 });
   const each = taps <= 9 ? 1 : Dk <= 11 ? Dk : taps;
   for (let done = each; done <= taps; done += each)
-    add("taps", done, m * done, { taps: done, channels: done === taps ? 1 : 0, made: 0, mixed: 0 }, { done });
-  if (M > 1) add("second", 2 * taps, 2 * m * taps, { taps, channels: 2, made: 0, mixed: 0 });
-  if (M > 2) add("rest", one, filtered, { ...read, made: 0, mixed: 0 });
-  add("first_standard", one, filtered, { ...read, made: 1, mixed: 0 });
-  add("first", one, filtered + mix, { ...read, made: 1, mixed: 1 });
-  if (N > 1) add("again", 2n * one, filtered + 2n * mix, { ...read, made: 2, mixed: 2 });
-  if (N > 2) add("all", big(N) * one, filtered + big(N) * mix, { ...read, made: N, mixed: N });
+    add("taps", done, m * done, 0, { taps: done, channels: done === taps ? 1 : 0, made: 0, mixed: 0 }, { done });
+  if (M > 1) add("second", 2 * taps, 2 * m * taps, 0, { taps, channels: 2, made: 0, mixed: 0 });
+  if (M > 2) add("rest", one, filtered, 0, { ...all, made: 0, mixed: 0 });
+  add("first_standard", one, filtered, 0, { ...all, made: 1, mixed: 0 });
+  add("first", one, filtered, mix, { ...all, made: 1, mixed: 1 });
+  if (N > 1) add("again", 2n * one, filtered, 2n * mix, { ...all, made: 2, mixed: 2 });
+  if (N > 2) add("all", big(N) * one, filtered, big(N) * mix, { ...all, made: N, mixed: N });
   if (Dg > 1) {
     const pixels = big(Dg * Dg);
-    add("places", pixels * big(N) * one, pixels * (filtered + big(N) * mix), { ...read, made: N, mixed: N });
+    add("places", pixels * big(N) * one, pixels * filtered, pixels * big(N) * mix, { ...all, made: N, mixed: N });
   }
   return found;
 }
@@ -33,25 +34,25 @@ function drawStep(scene, step, kind) {
   }));
   const listed = (count) => (count <= 4 ? [1, 2, 3, 4].slice(0, count) : [1, 2, 0, count]);
   const windows = spread(listed(M), 30), outputs = spread(listed(N), 232), cell = Math.min(17, 64 / Dk);
-  const half = (cell * Dk) / 2, bottom = 30 + cell * Dk, filtered = windows.map((at) => ({ ...at, y: 158 }));
+  const half = (cell * Dk) / 2, bottom = 30 + cell * Dk, filtered = windows.map((at) => ({ ...at, y: 146 }));
   const colour = separable ? "depthwise" : "standard";
   const row = (name, y) => label(scene.fill(`@${name}`), 6, y, "soft", "start");
-  let parts = row("window", 62) + row("outputs", 244) + (separable ? row("filtered", 170) : "");
+  let parts = row("window", 62) + row("outputs", 244) + (separable ? row("filtered", 159) : "");
 
   for (const from of windows) {
     if (!from.index) continue;
     const lit = from.index <= step.channels;
-    if (separable) parts += line(from.x, bottom + 4, from.x, 156, lit ? "depthwise" : "");
+    if (separable) parts += line(from.x, bottom + 4, from.x, 144, lit ? "depthwise" : "");
     for (const to of outputs) {
       if (!to.index) continue;
       const made = separable ? to.index <= step.mixed : to.index <= step.made || (to.index === 1 && lit);
       const used = separable ? "pointwise" : "standard";
-      parts += line(from.x, separable ? 176 : bottom + 4, to.x, 230, made ? used : "");
+      parts += line(from.x, separable ? 166 : bottom + 4, to.x, 230, made ? used : "");
     }
   }
   for (const { index, x, y } of windows) {
     if (!index) {
-      parts += dots(x, y + 32);
+      parts += dots(x, y + 32, 7, 0);
       continue;
     }
     parts += label(fill(scene.words.channel, {}, { c: index }), x, y - 10, "soft", "middle");
@@ -64,10 +65,10 @@ function drawStep(scene, step, kind) {
   }
   if (separable)
     for (const { index, x, y } of filtered)
-      parts += index ? block(x - 9, y, 18, index <= step.channels ? "depthwise" : "idle") : dots(x, y + 9);
+      parts += index ? block(x - 9, y, 18, index <= step.channels ? "depthwise" : "idle") : dots(x, y + 9, 7, 0);
   for (const { index, x, y } of outputs) {
     const lit = index <= (separable ? step.mixed : step.made);
-    parts += index ? block(x - 9, y, 18, lit ? (separable ? "pointwise" : "standard") : "idle") : dots(x, y + 9);
+    parts += index ? block(x - 9, y, 18, lit ? (separable ? "pointwise" : "standard") : "idle") : dots(x, y + 9, 7, 0);
     if (index) parts += label(String(index), x, y + 34, "soft", "middle");
   }
   return `<svg class="picture" viewBox="0 0 ${WIDTH} 276" aria-hidden="true">${parts}</svg>`;
