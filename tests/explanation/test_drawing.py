@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ninefold.explanation import Explanation, Layer
-from ninefold.explanation.drawing import px
+from ninefold.explanation.marks import px
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -9,7 +9,8 @@ import math
 from html import escape
 
 from . import text
-from .drawing import WIDTH, Scene, label, px
+from .drawing import WIDTH, Scene
+from .marks import label, px
 
 _HEIGHT = 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 352, 34, 272

@@ -17,11 +17,11 @@ from typing import Any
 
 from . import text
 from .layer import Layer
+from .marks import ACROSS, UP, dots, grid, label, px, sheets, solid, square
 from .values import numbers, shares, values, verdict
 
 WIDTH = 420
-_ACROSS, _UP = 0.42, 0.3  # of the depth, on paper
-_WIDEST = 112
+_WIDEST = 104
 # Characters of a large number, or of a label, beyond which it is set smaller.
 _LONG, _LONG_LABEL = 16, 20
 _Item = Mapping[str, Any]
@@ -57,7 +57,7 @@ class Scene:
     def extent(self, side: str, depth: str, scale: float) -> tuple[float, float]:
         """Width and height on paper of a box."""
         front, deep = self.side(side, scale), self.side(depth, scale)
-        return front + _ACROSS * deep, front + _UP * deep
+        return front + ACROSS * deep, front + UP * deep
 
     def fill(self, template: str) -> str:
         """A text of pictures.json or the catalogue with this layer's numbers."""
@@ -93,23 +93,23 @@ def _box(scene: Scene, item: _Item) -> str:
     kind = item["kind"]
     front, deep = scene.side(side, scale), scene.side(depth, scale)
     x, y = _corner(scene, item["at"], side, depth, scale)
-    parts = [_solid(x, y, front, deep, item.get("whole", kind))]
+    parts = [solid(x, y, front, deep, item.get("whole", kind))]
     if item.get("grid"):
-        parts.append(_grid(x, y, front, scene.numbers[side]))
+        parts.append(grid(x, y, front, scene.numbers[side]))
     if item.get("sheets"):
-        parts.append(_sheets(x, y, front, deep, scene.numbers[depth]))
+        parts.append(sheets(x, y, front, deep, scene.numbers[depth]))
     if "slice" in item:
-        parts.append(_solid(x, y, front, min(deep, scene.side("1", scale)), item["slice"] + " pale"))
+        parts.append(solid(x, y, front, min(deep, scene.side("1", scale)), item["slice"] + " pale"))
         dot = min(front, scene.side("1", scale))
-        parts.append(f'<path class="{item["slice"]} strong" d="{_front(x, y, dot)}"/>')
+        parts.append(f'<path class="{item["slice"]} strong" d="{square(x, y, dot)}"/>')
     if "window" in item:
         name, colour = item["window"]
         window = scene.side(name, scale)
         if window <= front:
-            parts.append(_solid(x, y, window, deep, colour))
+            parts.append(solid(x, y, window, deep, colour))
         else:
             over = (window - front) / 2
-            parts.append(f'<path class="{colour} outline" d="{_front(x - over, y - over, window)}"/>')
+            parts.append(f'<path class="{colour} outline" d="{square(x - over, y - over, window)}"/>')
     return "".join(parts) + _edges(scene, item, x, y, front, deep)
 
 
@@ -123,12 +123,12 @@ def _stack(scene: Scene, item: _Item) -> str:
     parts = []
     for index in shown:
         if index == 0:
-            parts.append(_dots(item["at"][0], y + _GAP / 2))
+            parts.append(dots(item["at"][0], y + _GAP / 2))
             y += _GAP
             continue
         left, top = _corner(scene, (item["at"][0], y + height / 2), side, depth, scale)
-        parts.append(_solid(left, top, front, deep, item["kind"]))
-        parts.append(_grid(left, top, front, scene.numbers[side]))
+        parts.append(solid(left, top, front, deep, item["kind"]))
+        parts.append(grid(left, top, front, scene.numbers[side]))
         if index == shown[-1]:
             parts.append(_edges(scene, item, left, top, front, deep))
         y += height
@@ -145,7 +145,7 @@ def _rows(scene: Scene, item: _Item) -> str:
     parts: list[str] = []
     for index in shown:
         if index == 0:
-            parts.extend(_dots(x, y + _GAP / 2) for x in (item["at"][0], *item["columns"]))
+            parts.extend(dots(x, y + _GAP / 2) for x in (item["at"][0], *item["columns"]))
             y += _GAP
             continue
         centre = y + height / 2
@@ -160,11 +160,11 @@ def _rows(scene: Scene, item: _Item) -> str:
                 shift = apart * (card - (count - 1) / 2)
                 left, top = _corner(scene, (item["columns"][column] + shift, centre), side, "1", scale)
                 front, thin = scene.side(side, scale), scene.side("1", scale)
-                parts.append(_solid(left, top, front, thin, kind))
+                parts.append(solid(left, top, front, thin, kind))
                 if column == 1:
-                    parts.append(_grid(left, top, front, scene.numbers[side]))
+                    parts.append(grid(left, top, front, scene.numbers[side]))
                 elif column == 2:
-                    parts.append(f'<path class="depthwise pale" d="{_front(left, top, front)}"/>')
+                    parts.append(f'<path class="depthwise pale" d="{square(left, top, front)}"/>')
         for sign, left, right in (("∗", 0, 1), ("→", 1, 2)):
             middle = (item["columns"][left] + item["columns"][right]) / 2
             parts.append(label(sign, middle, centre + 7, "sign", "middle"))
@@ -232,57 +232,10 @@ _DRAWERS = {
 _GAP = 22
 
 
-def px(length: float) -> str:
-    """A length to a tenth, half up, as JavaScript writes it."""
-    tenths = math.floor(length * 10 + 0.5)
-    return str(tenths // 10) if tenths % 10 == 0 else str(tenths / 10)
-
-
-def label(content: str, x: float, y: float, kind: str, anchor: str) -> str:
-    """A line of text whose symbols are set as symbols."""
-    place = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text class="{kind}" x="{px(x)}" y="{px(y)}"{place}>{text.as_svg(content)}</text>'
-
-
 def _corner(scene: Scene, at: Any, side: str, depth: str, scale: float) -> tuple[float, float]:
     # The front's upper left corner, for a box whose outline is centred at `at`.
     wide, high = scene.extent(side, depth, scale)
     return at[0] - wide / 2, at[1] + high / 2 - scene.side(side, scale)
-
-
-def _solid(x: float, y: float, front: float, deep: float, kind: str) -> str:
-    across, up = _ACROSS * deep, _UP * deep
-    top = f"M{px(x)} {px(y)}l{px(across)} {px(-up)}h{px(front)}l{px(-across)} {px(up)}z"
-    right = f"M{px(x + front)} {px(y)}l{px(across)} {px(-up)}v{px(front)}l{px(-across)} {px(up)}z"
-    return (
-        f'<g class="{kind}"><path d="{_front(x, y, front)}"/><path d="{top}"/><path d="{right}"/>'
-        f'<path class="lit" d="{top}"/><path class="dim" d="{right}"/></g>'
-    )
-
-
-def _front(x: float, y: float, side: float) -> str:
-    return f"M{px(x)} {px(y)}h{px(side)}v{px(side)}h{px(-side)}z"
-
-
-def _grid(x: float, y: float, side: float, cells: int) -> str:
-    step = side / cells
-    if cells == 1 or step < 3:
-        return ""
-    lines = "".join(
-        f"M{px(x + step * cell)} {px(y)}v{px(side)}M{px(x)} {px(y + step * cell)}h{px(side)}"
-        for cell in range(1, cells)
-    )
-    return f'<path class="grid" d="{lines}"/>'
-
-
-def _sheets(x: float, y: float, front: float, deep: float, channels: int) -> str:
-    # Cuts between channels along the depth, as many as can be seen.
-    cuts = min(channels, math.floor(deep / 8 + 0.5))
-    lines = []
-    for cut in range(1, cuts):
-        across, up = _ACROSS * deep * cut / cuts, _UP * deep * cut / cuts
-        lines.append(f"M{px(x + across)} {px(y - up)}h{px(front)}v{px(front)}")
-    return f'<path class="grid" d="{"".join(lines)}"/>' if lines else ""
 
 
 def _edges(scene: Scene, item: _Item, x: float, y: float, front: float, deep: float) -> str:
@@ -290,7 +243,7 @@ def _edges(scene: Scene, item: _Item, x: float, y: float, front: float, deep: fl
         return ""
     below, along = (scene.fill(edge) for edge in item["edges"])
     return label(below, x + front / 2, y + front + 14, "edge", "middle") + label(
-        along, x + front + _ACROSS * deep / 2 + 5, y + front - _UP * deep / 2 + 12, "edge", "start"
+        along, x + front + ACROSS * deep / 2 + 5, y + front - UP * deep / 2 + 12, "edge", "start"
     )
 
 
@@ -302,7 +255,3 @@ def _shown(count: int, room: float, height: float) -> list[int]:
 
 def _total(shown: list[int], height: float) -> float:
     return sum(height if index else _GAP for index in shown)
-
-
-def _dots(x: float, y: float) -> str:
-    return "".join(f'<circle class="dot" cx="{px(x)}" cy="{px(y + shift)}" r="1.6"/>' for shift in (-6, 0, 6))

@@ -17,7 +17,7 @@ from .layer import LARGEST, Layer
 from .steps import rows
 
 # In this order: each uses what stands above it.
-_SCRIPTS = ("text", "values", "drawing", "curve", "steps", "pixels", "page")
+_SCRIPTS = ("text", "values", "marks", "drawing", "curve", "steps", "pixels", "page")
 _SYMBOLS = {
     "M": "in_channels",
     "N": "out_channels",
