@@ -31,6 +31,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     import depthwise
     import epilogue
     import limits
+    import normalisation
     import pointwise
     import pooling
 
@@ -55,6 +56,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made["epilogue_clip"] = epilogue.clipped
     made["pooling_mean"] = pooling.mean
     made["pooling_scale"] = pooling.scale
+    made["normalisation_layer"] = normalisation.layer_norm
     made["limit_fma"] = limits.fma
     made["limit_copy"] = limits.copy
     return made
@@ -130,6 +132,7 @@ def _c_type(kernel: str) -> str:
         "epilogue_clip": "ClipKernel",
         "pooling_mean": "MeanKernel",
         "pooling_scale": "AddKernel",
+        "normalisation_layer": "LayerNormKernel",
         "epilogue": "EpilogueKernel",
         "limit_fma": "FmaKernel",
         "limit_copy": "EpilogueKernel",
@@ -168,6 +171,7 @@ def _table_row(isa: InstructionSet) -> str:
      {isa.conv2d_panel}, {{{columns}}},
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
+     {symbol("normalisation_layer")},
      {symbol("limit_fma")}, {symbol("limit_copy")},
      {isa.lanes * limits.VECTORS}}},"""
 

@@ -3,8 +3,8 @@
     mean:  out[c] = Σ_p image[c, p] · share        (share = 1/P)
     scale: out[c, p] = image[c, p] · gate[c]
 
-Shapes: image (C, P), gate and mean (C). The two halves of squeeze-and-excitation that are not pointwise layers
-(Hu et al., 2018).
+Shapes: image (C, P), gate and mean (C). The two halves of squeeze-and-excitation that are not pointwise
+layers (Hu et al., 2018).
 """
 
 from __future__ import annotations

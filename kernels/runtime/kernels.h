@@ -24,6 +24,7 @@ using EpilogueKernel = int(B image, B out);
 using AddKernel = int(B image, B residual, B out);
 using ClipKernel = int(B image, float low, float high, B out);
 using MeanKernel = int(B image, float share, B out);
+using LayerNormKernel = int(B image, B gain, B offset, float epsilon, B out);
 using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
@@ -68,6 +69,7 @@ struct Kernels {
     ClipKernel* clip;
     MeanKernel* mean;
     AddKernel* scale;
+    LayerNormKernel* layer_norm;
     FmaKernel* fma;
     EpilogueKernel* copy;
     int fma_numbers; // accumulators of `fma`

@@ -43,6 +43,24 @@ std::vector<Shape> shapes(const std::vector<Sizes>& sizes) {
     return found;
 }
 
+using Addresses = std::vector<uintptr_t>;
+
+std::vector<Image> images(const Addresses& x, const std::vector<Sizes>& sizes) {
+    std::vector<Image> found;
+    for (size_t i = 0; i < x.size(); i++) {
+        const auto& [n, h, w, c] = sizes.at(i);
+        found.push_back(image(x[i], n, h, w, c));
+    }
+    return found;
+}
+
+std::vector<float*> results(const Addresses& out) {
+    std::vector<float*> found;
+    for (uintptr_t address : out)
+        found.push_back(written(address));
+    return found;
+}
+
 // What a wrong bound inside a kernel does, on as many threads as asked: the tests' way to see that the
 // process lives.
 void refuse(int threads) {
@@ -184,6 +202,14 @@ NB_MODULE(_kernels, m) {
         .def("mean", [](Plan& p, int x) { return p.add(mean_step(), {x}); })
         .def("activation",
              [](Plan& p, const std::string& name, int x) { return p.add(activation_step(name), {x}); })
+        .def("layer_norm",
+             [](Plan& p, std::vector<float> gain, std::vector<float> offset, float epsilon, int x) {
+                 return p.add(layer_norm_step(std::move(gain), std::move(offset), epsilon), {x});
+             })
+        .def("concatenation",
+             [](Plan& p, std::vector<int> images) { return p.add(concatenation_step(), std::move(images)); })
+        .def("channels", [](Plan& p, int64_t first, int64_t last,
+                            int x) { return p.add(channels_step(first, last), {x}); })
         .def("finish", &Plan::finish, nb::arg("outputs"))
         .def(
             "shapes",
@@ -200,17 +226,16 @@ NB_MODULE(_kernels, m) {
             nb::arg("inputs"))
         .def(
             "run",
-            [](Plan& p, const std::vector<uintptr_t>& x, const std::vector<Sizes>& sizes,
-               const std::vector<uintptr_t>& out, int threads, bool poison) {
-                std::vector<Image> images;
-                for (size_t i = 0; i < x.size(); i++) {
-                    const auto& [n, h, w, c] = sizes.at(i);
-                    images.push_back(image(x[i], n, h, w, c));
-                }
-                std::vector<float*> results;
-                for (uintptr_t address : out)
-                    results.push_back(written(address));
-                p.run(images, results, threads, poison);
+            [](Plan& p, const Addresses& x, const std::vector<Sizes>& sizes, const Addresses& out,
+               int threads, bool poison) { p.run(images(x, sizes), results(out), threads, poison); },
+            unlocked)
+        .def(
+            "timed",
+            [](Plan& p, const Addresses& x, const std::vector<Sizes>& sizes, const Addresses& out,
+               int threads) {
+                std::vector<double> seconds;
+                p.run(images(x, sizes), results(out), threads, false, &seconds);
+                return seconds;
             },
-            unlocked);
+            "As run; the seconds of each step.");
 }

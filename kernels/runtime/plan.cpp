@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <stdexcept>
 
@@ -76,8 +77,8 @@ Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
     return layout;
 }
 
-void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,
-               bool poison) {
+void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison,
+               std::vector<double>* seconds) {
     std::vector<Shape> shapes;
     for (const Image& image : inputs)
         shapes.push_back({image.batch, image.height, image.width, image.channels});
@@ -112,7 +113,11 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
             operands.push_back({at[v], shape.batch, shape.height, shape.width, shape.channels});
         }
         const int value = inputs_ + int(s);
+        const auto start = std::chrono::steady_clock::now();
         steps_[s].operation->run(operands, found.shapes[value], at[value], threads);
+        if (seconds)
+            seconds->push_back(
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         if (!poison) continue;
         for (int v = inputs_; v <= value; v++)
             if (found.offsets[v] >= 0 && last[v] == int(s))

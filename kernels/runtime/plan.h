@@ -45,8 +45,10 @@ public:
     int64_t arena_bytes(const std::vector<Shape>& inputs);
 
     // Runs every step; `outputs` are dense arrays of the shapes above. With `poison`, memory is filled with
-    // NaN as soon as no later step may read it: a test of the arena.
-    void run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison);
+    // NaN as soon as no later step may read it: a test of the arena. With `seconds`, each step's time is put
+    // there.
+    void run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison,
+             std::vector<double>* seconds = nullptr);
 
 private:
     struct Step {
@@ -80,5 +82,8 @@ std::unique_ptr<Operation> add_step();                                          
 std::unique_ptr<Operation> scale_step(); // an image, a gate per channel
 std::unique_ptr<Operation> mean_step();  // over all pixels
 std::unique_ptr<Operation> activation_step(const std::string& name);
+std::unique_ptr<Operation> layer_norm_step(std::vector<float> gain, std::vector<float> offset, float epsilon);
+std::unique_ptr<Operation> concatenation_step();                       // images of one size, their channels
+std::unique_ptr<Operation> channels_step(int64_t first, int64_t last); // some of an image's channels
 
 } // namespace ninefold

@@ -133,8 +133,85 @@ private:
     Activation activation_;
 };
 
+class LayerNormStep : public Operation {
+public:
+    LayerNormStep(std::vector<float> gain, std::vector<float> offset, float epsilon)
+        : gain_(std::move(gain)), offset_(std::move(offset)), epsilon_(epsilon) {}
+    Shape shape(const std::vector<Shape>& x) const override {
+        if (x[0].channels != int64_t(gain_.size()) || gain_.size() != offset_.size())
+            throw std::invalid_argument("a layer norm has one gain and offset per channel");
+        return x[0];
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        const Kernels& kernels = current();
+        const int64_t c = shape.channels;
+        by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
+            Buffer image(x[0].data + first, {{0, c, 1}, {0, pixels, c}});
+            Buffer gain(gain_.data(), {{0, c, 1}}), offset(offset_.data(), {{0, c, 1}});
+            Buffer normal(out + first, {{0, c, 1}, {0, pixels, c}});
+            check(kernels.layer_norm(image, gain, offset, epsilon_, normal));
+        });
+    }
+
+private:
+    std::vector<float> gain_, offset_;
+    float epsilon_;
+};
+
+class ConcatenationStep : public Operation {
+public:
+    Shape shape(const std::vector<Shape>& x) const override {
+        Shape all = x[0];
+        for (size_t i = 1; i < x.size(); i++) {
+            if (x[i].batch != all.batch || x[i].height != all.height || x[i].width != all.width)
+                throw std::invalid_argument("images of two sizes cannot be concatenated");
+            all.channels += x[i].channels;
+        }
+        return all;
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
+            const int64_t start = first / shape.channels;
+            float* to = out + first;
+            for (int64_t p = start; p < start + pixels; p++)
+                for (const Image& image : x)
+                    to = std::copy_n(image.data + p * image.channels, image.channels, to);
+        });
+    }
+};
+
+class ChannelsStep : public Operation {
+public:
+    ChannelsStep(int64_t first, int64_t last) : first_(first), last_(last) {}
+    Shape shape(const std::vector<Shape>& x) const override {
+        if (first_ < 0 || first_ >= last_ || last_ > x[0].channels)
+            throw std::invalid_argument("an image has no such channels");
+        return {x[0].batch, x[0].height, x[0].width, last_ - first_};
+    }
+    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+        by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
+            const float* from = x[0].data + first / shape.channels * x[0].channels + first_;
+            for (int64_t p = 0; p < pixels; p++)
+                std::copy_n(from + p * x[0].channels, shape.channels, out + first + p * shape.channels);
+        });
+    }
+
+private:
+    int64_t first_, last_;
+};
+
 } // namespace
 
+std::unique_ptr<Operation> layer_norm_step(std::vector<float> gain, std::vector<float> offset,
+                                           float epsilon) {
+    return std::make_unique<LayerNormStep>(std::move(gain), std::move(offset), epsilon);
+}
+std::unique_ptr<Operation> concatenation_step() {
+    return std::make_unique<ConcatenationStep>();
+}
+std::unique_ptr<Operation> channels_step(int64_t first, int64_t last) {
+    return std::make_unique<ChannelsStep>(first, last);
+}
 std::unique_ptr<Operation> depthwise_step(const Depthwise& layer, Padding padding) {
     return std::make_unique<Windowed<Depthwise>>(layer, padding);
 }

@@ -176,3 +176,32 @@ def test_an_inverted_residual_is_its_three_stages(kernels, case, activation, thr
 def test_stages_that_do_not_follow_one_another_are_refused(kernels):
     with pytest.raises(ValueError, match="must take the channels that the expansion gives"):
         Inverted(conv(8, 4, 1), conv(6, 6, 3, groups=6), conv(4, 6, 1))(torch.ones(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize("channels", [1, 7, 16, 33, 80])
+def test_layer_norm_keeps_its_digits_far_from_zero(kernels, channels):
+    x = torch.randn(2, channels, 5, 3) + 1000
+    gain, offset = torch.randn(channels), torch.randn(channels)
+    sequence = Sequence(
+        1, (Step("layer_norm", (0,), None, (gain, offset, 1e-6)), Step("relu", (1,))), ((2, 4),)
+    )
+    (got,) = sequence(x)
+    normal = torch.nn.functional.layer_norm(
+        x.double().permute(0, 2, 3, 1), (channels,), gain.double(), offset.double(), 1e-6
+    )
+    wanted = normal.permute(0, 3, 1, 2).relu()
+    # One rounding of the mean, 3e-5 at 1000, is what float32 cannot help.
+    assert (got - wanted).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (16, 1, 8), (33, 31)], ids=str)
+def test_concatenation_and_channels(kernels, channels):
+    images = [torch.randn(2, c, 4, 3) for c in channels]
+    count = len(images)
+    steps = (
+        Step("concatenation", tuple(range(count))),
+        Step("channels", (count,), None, (1, channels[0] + 1)),
+    )
+    whole, part = Sequence(count, steps, ((count, 4), (count + 1, 4)))(*images)
+    assert torch.equal(whole, torch.cat(images, 1))
+    assert torch.equal(part, whole[:, 1 : channels[0] + 1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ninefold.inference.graph import arguments, attribute
-from ninefold.inference.match import Block, Stage
+from ninefold.inference.match import Block, Stage, constant_scale
 from ninefold.ops import packed
 
 
@@ -51,13 +51,18 @@ def _single(source: GraphModule, stage: Stage) -> packed.Conv2d:
 
 
 def weights(module: GraphModule, stage: Stage) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias with every batch-norm of the stage folded in, in float64, then rounded.
+    """Return weight and bias with every norm and scale of the stage folded in, in float64, then rounded.
 
     scale = γ / √(σ² + ε); weight' = weight · scale; bias' = (bias - μ) · scale + β.
     """
     weight = attribute(module, stage.weight).detach().double()
     bias = None if stage.bias is None else attribute(module, stage.bias).detach().double()
     for norm in stage.norms:
+        factor = constant_scale(module, norm, stage.shape.out_channels)
+        if factor is not None:
+            weight = weight * factor.double()[:, None, None, None]
+            bias = None if bias is None else bias * factor.double()
+            continue
         given = arguments(norm)
         mean, variance = _tensor(module, given["running_mean"]), _tensor(module, given["running_var"])
         scale = (variance + given["eps"]).rsqrt()

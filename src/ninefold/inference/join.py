@@ -14,10 +14,14 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from ninefold.inference.graph import arguments, attribute, operator, sizes, value, writes
+from ninefold.inference.graph import arguments, attribute, is_view, operator, sizes, value, writes
 from ninefold.inference.match import activation_of, is_constant
+from ninefold.inference.rewrite import root_of
 from ninefold.ops import packed
-from ninefold.ops.sequence import Sequence, Step, takes
+from ninefold.ops.sequence import Sequence, Step, channel_norm, takes
+
+# What a step does, to the values of which nodes, its layer, its options.
+_Planned = tuple[str, tuple[Node, ...], packed.Packed | None, tuple[Any, ...]]
 
 
 @dataclass
@@ -25,11 +29,10 @@ class _Stretch:
     """A sequence in the making: which node is which value."""
 
     inputs: list[Node] = field(default_factory=list)
-    steps: list[tuple[str, tuple[Node, ...], packed.Packed | None]] = field(default_factory=list)
+    steps: list[_Planned] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    flattened: dict[Node, Node] = field(
-        default_factory=dict
-    )  # a node that is another one's image of one pixel
+    # A node -> the one whose numbers it has, flattened or whole.
+    same: dict[Node, Node] = field(default_factory=dict)
     results: list[Node] = field(default_factory=list)
 
 
@@ -39,6 +42,7 @@ def join(graph: Graph, root: dict[str, Any], source: GraphModule) -> frozenset[s
     Returns the names of the linear layers' weights that are in one now.
     """
     linear: set[str] = set()
+    left: dict[Node, Node] = {}  # what left an earlier stretch -> the node that stands for it now
     for index, stretch in enumerate(_stretches(graph, root, source)):
         linear.update(
             arguments(node)["weight"].target for node in stretch.nodes if operator(node) == "linear"
@@ -46,11 +50,12 @@ def join(graph: Graph, root: dict[str, Any], source: GraphModule) -> frozenset[s
         name = f"ninefold_stretch_{index}"
         root[name], leaving = _sequence(stretch)
         with graph.inserting_after(stretch.nodes[-1]):
-            call = graph.call_module(name, tuple(stretch.inputs))
+            call = graph.call_module(name, tuple(left.get(node, node) for node in stretch.inputs))
         for number, node in reversed(list(enumerate(leaving))):
             with graph.inserting_after(call):
                 result = graph.call_function(_item, (call, number))
             result.meta["val"] = node.meta["val"]
+            left[node] = result
             for user in [user for user in node.users if user not in stretch.nodes]:
                 user.replace_input_with(node, result)
         for node in reversed(stretch.nodes):
@@ -64,8 +69,10 @@ def _item(results: tuple[torch.Tensor, ...], number: int) -> torch.Tensor:
 
 def _stretches(graph: Graph, root: dict[str, Any], source: GraphModule) -> list[_Stretch]:
     found = [_Stretch()]
+    # A step copies what a view would share, so a view of memory that somebody writes to is no step.
+    written = {root_of(node.args[0]) for node in graph.nodes if writes(node)}
     for node in graph.nodes:
-        if _extend(found[-1], node, root, source):
+        if not (is_view(node) and root_of(node) in written) and _extend(found[-1], node, root, source):
             continue
         # What computes no tensor of the stretch may stay before it.
         if node.op in ("placeholder", "get_attr"):
@@ -96,6 +103,10 @@ def _extend(stretch: _Stretch, node: Node, root: dict[str, Any], source: GraphMo
         if not isinstance(layer, packed.Packed) or not takes(layer):
             return False
         return _step(stretch, node, "layer", tuple(node.args), layer)
+    if node.target is channel_norm:
+        x, gain, offset, epsilon = node.args
+        constants = tuple(attribute(source, constant.target).detach() for constant in (gain, offset))  # type: ignore[union-attr]
+        return _step(stretch, node, "layer_norm", (x,), options=(*constants, epsilon))
     name = operator(node)
     if not name or writes(node):
         return False
@@ -109,6 +120,10 @@ def _extend(stretch: _Stretch, node: Node, root: dict[str, Any], source: GraphMo
         return _is_gate(x, gate) and _step(stretch, node, "scale", (gate, x))
     if _is_global_mean(name, given, traced):
         return _step(stretch, node, "mean", (given["self"],))
+    if name == "cat" and given["dim"] in (1, -3) and traced.dim() == 4:
+        return _step(stretch, node, "concatenation", tuple(given["tensors"]))
+    if name == "slice" and traced.dim() == 4:
+        return _channels(stretch, node, given)
     if name in ("flatten", "reshape", "view", "squeeze"):
         return _flattening(stretch, node, traced)
     if name == "linear" and value(given["input"]) is not None and given["input"].meta["val"].dim() == 2:
@@ -118,7 +133,12 @@ def _extend(stretch: _Stretch, node: Node, root: dict[str, Any], source: GraphMo
 
 
 def _step(
-    stretch: _Stretch, node: Node, what: str, operands: tuple[Any, ...], layer: packed.Packed | None = None
+    stretch: _Stretch,
+    node: Node,
+    what: str,
+    operands: tuple[Any, ...],
+    layer: packed.Packed | None = None,
+    options: tuple[Any, ...] = (),
 ) -> bool:
     known = set(stretch.nodes)
     for operand in operands:
@@ -130,7 +150,7 @@ def _step(
     for operand in operands:
         if operand not in known and operand not in stretch.inputs:
             stretch.inputs.append(operand)
-    stretch.steps.append((what, operands, layer))
+    stretch.steps.append((what, operands, layer, options))
     stretch.nodes.append(node)
     stretch.results.append(node)
     return True
@@ -144,9 +164,28 @@ def _flattening(stretch: _Stretch, node: Node, traced: torch.Tensor) -> bool:
         return False
     if sizes(before)[2:] != (1, 1) or sizes(traced) != sizes(before)[:2]:
         return False
-    stretch.flattened[node] = stretch.flattened.get(x, x)
+    stretch.same[node] = stretch.same.get(x, x)
     stretch.nodes.append(node)
     return True
+
+
+def _channels(stretch: _Stretch, node: Node, given: dict[str, Any]) -> bool:
+    """Some channels of an image; a slice of all rows, columns or images is no step at all."""
+    x, dimension, start, end = given["self"], given["dim"] % 4, given["start"] or 0, given["end"]
+    before = value(x)
+    if before is None or given["step"] != 1 or not isinstance(start, int):
+        return False
+    size = sizes(before)[dimension]
+    end = size if end is None else end
+    if not isinstance(end, int) or start < 0 or end < 0:
+        return False
+    if start == 0 and end >= size and x in set(stretch.nodes):
+        stretch.same[node] = stretch.same.get(x, x)
+        stretch.nodes.append(node)
+        return True
+    if dimension != 1 or start >= end:
+        return False
+    return _step(stretch, node, "channels", (x,), options=(start, min(end, size)))
 
 
 def _linear(stretch: _Stretch, node: Node, given: dict[str, Any], source: GraphModule) -> bool:
@@ -186,11 +225,11 @@ def _is_global_mean(name: str, given: dict[str, Any], traced: torch.Tensor) -> b
 
 def _sequence(stretch: _Stretch) -> tuple[nn.Module, list[Node]]:
     numbers = {node: number for number, node in enumerate([*stretch.inputs, *stretch.results])}
-    for node, image in stretch.flattened.items():
+    for node, image in stretch.same.items():
         numbers[node] = numbers[image]
     steps = tuple(
-        Step(what, tuple(numbers[operand] for operand in operands), layer)
-        for what, operands, layer in stretch.steps
+        Step(what, tuple(numbers[operand] for operand in operands), layer, options)
+        for what, operands, layer, options in stretch.steps
     )
     inside = set(stretch.nodes)
     leaving = [node for node in stretch.nodes if any(user not in inside for user in node.users)]

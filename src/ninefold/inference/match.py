@@ -1,9 +1,9 @@
 """Which parts of an exported graph one kernel can do: convolutions with what surrounds them, and pairs.
 
-A stage is [pad] → convolution → [batch-norm ...] → [activation]. A block is a stage, or a depthwise stage and
-the pointwise stage that is its only user, perhaps with the pointwise stage before them (an inverted
-residual), and then perhaps the addition of a residual. Every value inside a
-block has exactly one user.
+A stage is [pad] → convolution → [batch-norm or constant scale ...] → [activation]. A block is a stage, or a
+depthwise stage and the pointwise stage that is its only user, perhaps with the pointwise stage before them
+(an inverted residual), and then perhaps the addition of a residual. Every value inside a block has exactly
+one user.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ninefold.inference.graph import arguments, attribute, operator, sizes, sole_user, value, writes
+from ninefold.inference.graph import arguments, attribute, is_view, operator, sizes, sole_user, value, writes
 from ninefold.shape import ConvShape, resolve_padding
 
 CONVOLUTIONS = ("conv2d", "convolution")
@@ -149,7 +149,9 @@ def _stage(module: GraphModule, convolution: Node) -> Stage | str:
         batch=image[0],
     )
     norms = []
-    while (norm := _after(nodes[-1])) is not None and _is_frozen_norm(module, norm):
+    while (norm := _after(nodes[-1])) is not None:
+        if not _is_frozen_norm(module, norm) and constant_scale(module, norm, shape.out_channels) is None:
+            break
         norms.append(norm)
         nodes.append(norm)
     activation = None
@@ -196,6 +198,22 @@ def _is_frozen_norm(module: GraphModule, node: Node) -> bool:
     constants = [given[name] for name in ("weight", "bias") if given[name] is not None]
     constants += [given["running_mean"], given["running_var"]]
     return not given["training"] and all(is_constant(module, constant) for constant in constants)
+
+
+def constant_scale(module: GraphModule, node: Node, channels: int) -> torch.Tensor | None:
+    """The (C,) numbers by which a node multiplies the channels of an image, if they are constants."""
+    if operator(node) != "mul" or len(node.args) != 2:
+        return None
+    constant: Any = node.args[1]
+    traced = value(constant)
+    if traced is None or sizes(traced) not in ((1, channels, 1, 1), (channels, 1, 1)):
+        return None
+    while is_view(constant):
+        constant = constant.args[0]
+    if not is_constant(module, constant):
+        return None
+    held: torch.Tensor = attribute(module, constant.target)
+    return held.detach().flatten() if held.numel() == channels else None
 
 
 def _zeros_around(node: Node) -> tuple[int, int, int, int] | None:

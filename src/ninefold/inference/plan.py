@@ -13,7 +13,7 @@ from ninefold.inference import match, replay, rewrite
 from ninefold.inference.capture import Captured
 from ninefold.inference.describe import describe
 from ninefold.inference.fold import pack
-from ninefold.inference.graph import attribute, operator, value, writes
+from ninefold.inference.graph import attribute, is_view, operator, value, writes
 from ninefold.inference.join import join
 from ninefold.inference.summary import Layer
 from ninefold.inference.tune import separate_where_faster
@@ -113,7 +113,7 @@ def _build(
     linear = join(graph, root, source) if joined else frozenset()
     rewrite.restore_in_place(graph)
     for node in reversed(graph.nodes):
-        if node.op == "get_attr" and not node.users:
+        if not node.users and (node.op == "get_attr" or (is_view(node) and not writes(node))):
             graph.erase_node(node)
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module") and node.target not in root:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from ninefold.inference.graph import arguments, is_view, operator, value, writes
+from ninefold.inference.graph import arguments, is_view, operator, sole_user, value, writes
+from ninefold.ops.sequence import channel_norm
 
 aten = torch.ops.aten
 
@@ -34,6 +35,7 @@ def simplify(graph: Graph) -> None:
     """Make the graph ready to match."""
     _write_out(graph)
     _drop_dropout(graph)
+    _norm_channels(graph)
     _rebind(graph)
     _protect_changed_views(graph)
 
@@ -52,9 +54,9 @@ def restore_in_place(graph: Graph) -> None:
 
 def reshape_views(graph: Graph) -> None:
     """Let views copy where channels-last strides do not allow them, unless their memory is written to."""
-    written = {root for node in graph.nodes if writes(node) for root in [_root(node.args[0])]}
+    written = {root for node in graph.nodes if writes(node) for root in [root_of(node.args[0])]}
     for node in graph.nodes:
-        if node.target is aten.view.default and _root(node) not in written:
+        if node.target is aten.view.default and root_of(node) not in written:
             node.target = aten.reshape.default
 
 
@@ -137,12 +139,42 @@ def _drop_dropout(graph: Graph) -> None:
             graph.erase_node(node)
 
 
+def _norm_channels(graph: Graph) -> None:
+    """A layer norm between two permutations is a norm over the channels of an image."""
+    for node in list(graph.nodes):
+        if operator(node) != "layer_norm":
+            continue
+        given = arguments(node)
+        before, after = given["input"], sole_user(node)
+        affine = given["weight"], given["bias"]
+        if not all(isinstance(part, Node) and part.op == "get_attr" for part in affine) or after is None:
+            continue
+        if (
+            not _permutes(before, [0, 2, 3, 1])
+            or not _permutes(after, [0, 3, 1, 2])
+            or len(before.users) != 1
+        ):
+            continue
+        if len(given["normalized_shape"]) != 1:
+            continue
+        with graph.inserting_before(after):
+            normal = graph.call_function(channel_norm, (before.args[0], *affine, given["eps"]))
+        normal.meta["val"] = after.meta["val"]
+        after.replace_all_uses_with(normal)
+        for part in (after, node, before):
+            graph.erase_node(part)
+
+
+def _permutes(node: Any, order: list[int]) -> bool:
+    return isinstance(node, Node) and operator(node) == "permute" and list(arguments(node)["dims"]) == order
+
+
 def _rebind(graph: Graph) -> None:
     position = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         functional = _functional(node)
         before = node.args[0] if functional is not None else None
-        if not isinstance(before, Node) or not _fresh(before):
+        if not isinstance(before, Node) or not _owned(before):
             continue
         earlier = [user for user in before.users if position[user] < position[node]]
         if not all(_fresh(user) for user in earlier):
@@ -171,9 +203,17 @@ def _fresh(node: Node) -> bool:
     return operator(node) in FRESH and not writes(node)
 
 
+def _owned(node: Node) -> bool:
+    """Whether nothing else sees the memory of a value: it is fresh, or the only view of what is."""
+    if _fresh(node):
+        return True
+    inner = node.args[0] if is_view(node) and node.args else None
+    return isinstance(inner, Node) and len(inner.users) == 1 and not writes(node) and _owned(inner)
+
+
 def _protect_changed_views(graph: Graph) -> None:
     """Where a view is written to, let it be a view of what has the strides it was traced with."""
-    roots = {_root(node.args[0]) for node in graph.nodes if writes(node)}
+    roots = {root_of(node.args[0]) for node in graph.nodes if writes(node)}
     for root in roots:
         traced = value(root)
         if root.op != "call_function" or traced is None or not traced.is_contiguous():
@@ -189,7 +229,8 @@ def replace_elsewhere(before: Node, after: Node) -> None:
     before.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
 
 
-def _root(node: Any) -> Node:
+def root_of(node: Any) -> Node:
+    """The value whose memory a view looks at."""
     while isinstance(node, Node) and (is_view(node) or node.target is python.getitem):
         node = node.args[0]
     return node

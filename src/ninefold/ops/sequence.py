@@ -6,11 +6,13 @@ A sequence is a list of steps over numbered values: its inputs come first, then 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ninefold.ops import backend, cpu, fallback
 from ninefold.ops.packed import Conv2d, Inverted, Packed, Separable
@@ -20,15 +22,32 @@ Sizes = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it does ("layer", "add", "scale", "mean", or an activation's name) to which values.
+    """One step: what it does (a key of STEPS, "layer", or an activation's name) to which values.
 
-    A layer takes an image and perhaps a residual, "add" two images of one shape, "scale" an image and a gate
-    per channel, "mean" an image of which it leaves one pixel.
+    A layer takes an image and perhaps a residual. `options` are the numbers and tensors that a step of STEPS
+    takes beside its values.
     """
 
     what: str
     operands: tuple[int, ...]
     layer: Packed | None = None
+    options: tuple[Any, ...] = ()
+
+
+def channel_norm(x: Tensor, gain: Tensor, offset: Tensor, epsilon: float) -> Tensor:
+    """Normalise the channels of each pixel of x (batch, C, H, W); `gain` and `offset` are (C,)."""
+    return functional.layer_norm(x.permute(0, 2, 3, 1), gain.shape, gain, offset, epsilon).permute(0, 3, 1, 2)
+
+
+# What PyTorch computes for a step: values first, options after them.
+STEPS: dict[str, Callable[..., Tensor]] = {
+    "add": lambda a, b: a + b,  # two images of one shape
+    "scale": lambda x, gate: x * gate,  # an image, and a gate per channel
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "layer_norm": channel_norm,
+    "concatenation": lambda *images: torch.cat(images, 1),
+    "channels": lambda x, first, last: x[:, first:last],
+}
 
 
 class Sequence(nn.Module):
@@ -81,18 +100,8 @@ class Sequence(nn.Module):
         """The same, one step at a time: for inputs that the extension does not take."""
         values = [x if x.dim() == 4 else x[:, :, None, None] for x in inputs]
         for step in self.steps:
-            x, *rest = (values[operand] for operand in step.operands)
-            if step.layer is not None:
-                out = step.layer(x, *rest)
-            elif step.what == "add":
-                out = x + rest[0]
-            elif step.what == "scale":
-                out = x * rest[0]
-            elif step.what == "mean":
-                out = x.mean((2, 3), keepdim=True)
-            else:
-                out = fallback.ACTIVATIONS[step.what](x)
-            values.append(out)
+            compute = step.layer or STEPS.get(step.what) or fallback.ACTIVATIONS[step.what]
+            values.append(compute(*(values[operand] for operand in step.operands), *step.options))
         return tuple(
             values[value] if dimensions == 4 else values[value].flatten(1)
             for value, dimensions in self.outputs
@@ -121,8 +130,11 @@ def takes(layer: Packed) -> bool:
 
 def _add(plan: Any, step: Step, operands: list[int]) -> int:
     if step.layer is None:
-        if step.what in ("add", "scale", "mean"):
-            return int(getattr(plan, step.what)(*operands))
+        if step.what == "concatenation":
+            return int(plan.concatenation(operands))
+        if step.what in STEPS:
+            options = [o.tolist() if isinstance(o, Tensor) else o for o in step.options]
+            return int(getattr(plan, step.what)(*options, *operands))
         return int(plan.activation(step.what, *operands))
     kernel, padding = step.layer.kernel.kernel, cpu._kernels.Padding(*step.layer.padding)
     x, residual = operands[0], operands[1] if len(operands) > 1 else None
