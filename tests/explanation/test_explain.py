@@ -64,12 +64,14 @@ class Reader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.ids, self.fetched, self.language = [], [], [], None
+        self.open, self.ids, self.fetched, self.links, self.language = [], [], [], [], None
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.ids += [values["id"]] if "id" in values else []
-        self.fetched += [values[name] for name in ("src", "srcset", "href", "action") if name in values]
+        loads = ("src", "srcset", "action", *(() if tag == "a" else ("href",)))
+        self.fetched += [values[name] for name in loads if name in values]
+        self.links += [values["href"]] if tag == "a" else []
         self.language = values.get("lang", self.language)
         if tag not in ("meta", "input", "br"):
             self.open.append(tag)
@@ -89,7 +91,9 @@ def test_the_page_holds_all_it_needs(language):
     reader = Reader()
     reader.feed(text)
     assert reader.open == [] and len(reader.ids) == len(set(reader.ids))
-    assert reader.fetched == ["#practice"] and "practice" in reader.ids
+    assert reader.fetched == []
+    assert reader.links[0] == "#practice" and "practice" in reader.ids
+    assert all(re.fullmatch(r"https://github.com/\w+/\w+/issues/\d+", link) for link in reader.links[1:])
     assert reader.language == {"en": "en", "zh": "zh-Hans"}[language]
     assert "@import" not in text and "url(" not in text and "fetch(" not in text
     assert "924,844,032" in text and "103,663,616" in text and "1033/9216" in text

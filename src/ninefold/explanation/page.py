@@ -34,6 +34,11 @@ _TABLE = {
     "pointwise": "{Dg} × {Dg} × {N}",
     "separable": "{Dg} × {Dg} × {N}",
 }
+# Where people met a separable convolution that was not as fast as its count.
+_ISSUES = [
+    *(("pytorch/pytorch", number) for number in (13716, 18631, 31239)),
+    ("tensorflow/tensorflow", 12132),
+]
 
 
 def render(layer: Layer, language: str) -> str:
@@ -65,6 +70,7 @@ def render(layer: Layer, language: str) -> str:
             pixels=pixels.first_numbers(),
             filtered=pixels.filtered(),
             combined=pixels.combined(),
+            issues=_ISSUES,
             try_counts=pixels.counts(),
             fill=lambda template: Markup(text.as_html(scene.fill(template))),
             plain=lambda template: text.as_words(scene.fill(template)),
