@@ -1,6 +1,6 @@
 """Separable layers against PyTorch's own pair of convolutions, layer by layer.
 
-Depthwise → ReLU6 → pointwise → ReLU6 in float32, channels-last, batch 1: PyTorch's operators, the operator
+Depthwise → ReLU6 → pointwise in float32, channels-last, batch 1: PyTorch's operators, the operator
 `separable_conv2d` (which packs the weights at each call), and `packed.Separable` (packed once, as
 `for_inference` runs it). The three take turns; a factor is the median of the ratios within each turn. A layer
 whose result is wrong gets no figure, and the run fails.
@@ -93,17 +93,17 @@ def contenders(layer: Layer) -> tuple[dict[str, Callable[[], torch.Tensor]], tor
 
     def pytorch() -> torch.Tensor:
         y = functional.conv2d(x, c1, b1, stride=stride, padding=1, groups=m)
-        y = functional.conv2d(functional.relu6(y, inplace=True), c2, b2)
-        return functional.relu6(y, inplace=True)
+        return functional.conv2d(functional.relu6(y, inplace=True), c2, b2)
 
-    activations = {"depthwise_activation": "relu6", "activation": "relu6"}
-    kernel = packed.Separable(w1, w2, b1, b2, stride=(stride, stride), padding=(1, 1, 1, 1), **activations)
+    kernel = packed.Separable(
+        w1, w2, b1, b2, stride=(stride, stride), padding=(1, 1, 1, 1), depthwise_activation="relu6"
+    )
 
     def operator() -> torch.Tensor:
-        return ops.separable_conv2d(x, w1, w2, b1, b2, stride=stride, padding=1, **activations)
+        return ops.separable_conv2d(x, w1, w2, b1, b2, stride=stride, padding=1, depthwise_activation="relu6")
 
     wide = functional.conv2d(x.double(), w1.double(), b1.double(), stride=stride, padding=1, groups=m)
-    right = functional.relu6(functional.conv2d(functional.relu6(wide), w2.double(), b2.double()))
+    right = functional.conv2d(functional.relu6(wide), w2.double(), b2.double())
     return {PYTORCH: pytorch, OPERATOR: operator, PACKED: lambda: kernel(x)}, right
 
 
