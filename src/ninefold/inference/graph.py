@@ -65,6 +65,35 @@ def value(node: Any) -> torch.Tensor | None:
     return traced if isinstance(traced, torch.Tensor) else None
 
 
+class FreeSize(int):
+    """A size that may be another one at the next call: the example's number, equal to no number.
+
+    It equals a size of the same symbolic expression, and lies below what no size reaches: the end of a slice
+    that takes everything.
+    """
+
+    expression: Any
+
+    def __new__(cls, size: torch.SymInt) -> FreeSize:  # noqa: D102
+        free = super().__new__(cls, size.node.hint)
+        free.expression = size.node.expr
+        return free
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FreeSize) and bool(self.expression == other.expression)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __le__(self, other: int) -> bool:
+        return self == other or int(other) == torch.iinfo(torch.int64).max
+
+    __hash__ = int.__hash__
+
+
 def sizes(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Shape of a traced tensor; a symbolic size is that of the example."""
-    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in tensor.shape)
+    """Shape of a traced tensor; a symbolic size has the example's number."""
+    return tuple(
+        size if isinstance(size, int) else int(size) if size.node.expr.is_number else FreeSize(size)
+        for size in tensor.shape
+    )
