@@ -15,7 +15,7 @@ class FirstTwo(nn.Module):
         self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x)[:2] + 1
+        return self.block(self.block(x))[:2].mean((2, 3), keepdim=True)
 
 
 def test_a_slice_as_long_as_the_examples_batch_is_no_slice_of_everything(freeze):
