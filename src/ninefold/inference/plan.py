@@ -93,6 +93,18 @@ def close(got: Tensor, wanted: Tensor) -> bool:
 def _build(
     source: GraphModule, kernels: dict[match.Block, nn.Module], *, joined: bool = False
 ) -> tuple[GraphModule, frozenset[str]]:
+    graph, root, linear = assemble(source, kernels, joined=joined)
+    return GraphModule(root, graph), linear
+
+
+def assemble(
+    source: GraphModule, kernels: dict[match.Block, nn.Module], *, joined: bool = False
+) -> tuple[Graph, dict[str, Any], frozenset[str]]:
+    """Put the kernels into a copy of the graph; `joined` makes stretches of them single calls.
+
+    Returns the graph, what its names stand for (the same names for the same source and blocks), and the names
+    of the linear layers' weights that run as kernels.
+    """
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(source.graph, copies))
@@ -119,7 +131,7 @@ def _build(
         if node.op in ("get_attr", "call_module") and node.target not in root:
             kept = attribute(source, node.target)
             root[node.target] = kept.detach() if isinstance(kept, Tensor) else kept
-    return GraphModule(root, graph), linear
+    return graph, root, linear
 
 
 def _channels_last_inputs(graph: Graph) -> None:
