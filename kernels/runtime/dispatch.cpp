@@ -47,6 +47,16 @@ const Kernels& current() {
     return *rows.front();
 }
 
+const Kernels& current_for(int64_t channels) {
+    const Kernels& wanted = current();
+    bool reached = false;
+    for (const Kernels* row : available()) {
+        reached = reached || row == &wanted;
+        if (reached && row->lanes <= channels) return *row;
+    }
+    return wanted;
+}
+
 void use(const std::string& name) {
     std::string names;
     for (const Kernels* row : available()) {

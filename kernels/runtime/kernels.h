@@ -83,6 +83,10 @@ std::vector<const Kernels*> available();
 
 // The one in use: the best, or the one chosen by `use`.
 const Kernels& current();
+
+// The one in use, or a lesser one if its vectors are wider than so many channels: 8 channels on AVX-512 ran
+// one by one, a hundredth of the speed.
+const Kernels& current_for(int64_t channels);
 void use(const std::string& name);
 
 } // namespace ninefold
