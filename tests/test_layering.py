@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"shape", "_kernels"},
     "nn": {"ops", "shape"},
     "inference": {"ops", "nn", "cost", "shape"},
-    "training": {"ops", "nn", "cost", "shape"},
+    "training": {"inference", "ops", "nn", "cost", "shape"},
     "convert": {"ops", "nn", "cost", "shape"},
     "census": {"cost", "shape"},
     "machine": set(),
