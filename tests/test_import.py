@@ -87,3 +87,10 @@ def test_the_module_runs_as_a_command():
     )
     assert result.returncode == 0, result.stderr
     assert "1033/9216 = 0.1121" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["ops", "nn", "for_inference"])
+def test_what_needs_pytorch_says_so(name):
+    result = python(f"{REFUSE}\nimport ninefold\nninefold.{name}")
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == f"ModuleNotFoundError: `ninefold.{name}` needs PyTorch: pip install 'ninefold[torch]'"

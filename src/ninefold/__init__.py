@@ -16,11 +16,16 @@ __all__ = ["__version__", "cost", "explain", "for_inference", "nn", "ops", "shap
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"ninefold.{name}")
-    if name in _FUNCTIONS:
-        return getattr(import_module(_FUNCTIONS[name]), name)
-    raise AttributeError(f"module 'ninefold' has no attribute {name!r}")
+    if name not in _MODULES and name not in _FUNCTIONS:
+        raise AttributeError(f"module 'ninefold' has no attribute {name!r}")
+    try:
+        found = import_module(_FUNCTIONS.get(name, f"ninefold.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        message = f"`ninefold.{name}` needs PyTorch: pip install 'ninefold[torch]'"
+        raise ModuleNotFoundError(message, name="torch") from error
+    return getattr(found, name) if name in _FUNCTIONS else found
 
 
 def __dir__() -> list[str]:
