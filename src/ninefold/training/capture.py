@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -28,12 +29,14 @@ class Unsupported(Exception):  # noqa: N818
 class Captured:
     """A simplified graph with Dynamo's inputs, in Dynamo's order.
 
-    `weights` are the inputs that it reads as constants instead: attribute of `source` → position. `numbers`
+    `weights` are the inputs that it reads as constants instead: attribute of `source` → position.
+    `statistics` says which of them, counted among themselves, are batch-norms' running statistics. `numbers`
     are the positions of the sizes among the inputs, which is what differs between two calls.
     """
 
     source: GraphModule
     weights: dict[str, int]
+    statistics: frozenset[int]
     numbers: tuple[int, ...]
 
 
@@ -45,20 +48,23 @@ def capture(graph: GraphModule, inputs: list[Any]) -> Captured:
         raise Unsupported("it does not come from Dynamo")
     with mode:
         trace = make_fx(graph, tracing_mode="symbolic", pre_dispatch=True, _allow_non_fake_inputs=True)
-        source = trace(*fakes)
-    weights = _weights(source, inputs)
+        try:
+            source = trace(*fakes)
+        except DataDependentOutputException as error:
+            raise Unsupported(f"it reads a number out of a tensor ({error.func})") from None
+    weights, statistics = _weights(source, inputs)
     _drop_aliases(source)
     rewrite.simplify(source.graph)
     reason = obstacles.find(source.graph) or layout.keep(source.graph)
     if reason:
         raise Unsupported(reason)
     numbers = tuple(index for index, leaf in enumerate(inputs) if not isinstance(leaf, Tensor))
-    return Captured(source, weights, numbers)
+    return Captured(source, weights, statistics, numbers)
 
 
-def _weights(source: GraphModule, inputs: list[Any]) -> dict[str, int]:
-    """Turn parameters, and the statistics of batch-norms, from inputs into attributes."""
-    statistics = {
+def _weights(source: GraphModule, inputs: list[Any]) -> tuple[dict[str, int], frozenset[int]]:
+    """Turn parameters, and the running statistics of batch-norms, from inputs into attributes."""
+    running = {
         arguments(node)[name]
         for node in source.graph.nodes
         if operator(node) == "batch_norm"
@@ -66,11 +72,14 @@ def _weights(source: GraphModule, inputs: list[Any]) -> dict[str, int]:
     }
     inside = next(node for node in source.graph.nodes if node.op != "placeholder")
     weights: dict[str, int] = {}
+    statistics = set()
     for index, (node, leaf) in enumerate(zip(_placeholders(source), inputs, strict=True)):
-        if not node.users or not (isinstance(leaf, nn.Parameter) or node in statistics):
+        if not node.users or not (isinstance(leaf, nn.Parameter) or node in running):
             continue
         if leaf.is_inference():
             raise Unsupported("its weights are inference tensors, whose changes leave no trace")
+        if node in running:
+            statistics.add(len(weights))
         name = f"ninefold_weight_{index}"
         source.register_buffer(name, leaf.detach(), persistent=False)
         with source.graph.inserting_before(inside):
@@ -78,7 +87,7 @@ def _weights(source: GraphModule, inputs: list[Any]) -> dict[str, int]:
         constant.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(constant)
         weights[name] = index
-    return weights
+    return weights, frozenset(statistics)
 
 
 def _drop_aliases(source: GraphModule) -> None:

@@ -36,7 +36,7 @@ class Evaluation:
         self.blocks, self.left = found.blocks, tuple(found.left.values())
         self._code: Callable[..., Any] | None = None
         self._agrees: dict[tuple[int, ...], bool] = {}
-        self._weights = Packed(self._pack)
+        self._weights = Packed(self._pack, captured.statistics)
         self._attach([None] * len(self._names))
         if not self.blocks:
             raise Unsupported(next(iter(self.left), "it has no convolution"))
