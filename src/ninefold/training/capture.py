@@ -2,8 +2,8 @@
 
 Dynamo's graph calls PyTorch's functions and takes the weights as inputs. Traced once more, on Dynamo's fake
 tensors and before anything is taken apart, it has the operators that `torch.export` gives. AOT Autograd would
-give the pieces of which those are made, and takes longer: without compiling anything 0.7 s for MobileNetV2 and
-0.4 s for ConvNeXt-Atto, where this whole backend takes 0.5 and 0.2 s.
+give the pieces of which those are made, and takes longer: without compiling anything 0.7 s for MobileNetV2
+and 0.4 s for ConvNeXt-Atto, where this whole backend takes 0.5 and 0.2 s.
 """
 
 from __future__ import annotations
