@@ -1,5 +1,6 @@
 // Which instruction set runs: what was compiled, what the processor has, what was asked for.
 #include <atomic>
+#include <cstdlib>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -29,6 +30,15 @@ bool processor_has(const std::string& name) {
 
 std::atomic<const Kernels*> chosen{nullptr};
 
+const Kernels* named(const std::string& what, const std::string& name) {
+    std::string names;
+    for (const Kernels* row : available()) {
+        if (row->name == name) return row;
+        names += (names.empty() ? "" : ", ") + row->name;
+    }
+    throw std::invalid_argument(what + " must be one of " + names + ", got " + name);
+}
+
 } // namespace
 
 std::vector<const Kernels*> available() {
@@ -43,8 +53,9 @@ const Kernels& current() {
     const auto rows = available();
     if (rows.empty())
         throw std::runtime_error("this processor has none of the instruction sets that were compiled");
-    chosen = rows.front();
-    return *rows.front();
+    const char* forced = std::getenv("NINEFOLD_ISA");
+    chosen = forced && *forced ? named("`NINEFOLD_ISA`", forced) : rows.front();
+    return *chosen.load();
 }
 
 const Kernels& current_for(int64_t channels) {
@@ -58,15 +69,7 @@ const Kernels& current_for(int64_t channels) {
 }
 
 void use(const std::string& name) {
-    std::string names;
-    for (const Kernels* row : available()) {
-        if (row->name == name) {
-            chosen = row;
-            return;
-        }
-        names += (names.empty() ? "" : ", ") + row->name;
-    }
-    throw std::invalid_argument("the instruction set must be one of " + names + ", got " + name);
+    chosen = named("the instruction set", name);
 }
 
 } // namespace ninefold

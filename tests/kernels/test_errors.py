@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -46,3 +50,31 @@ def test_an_unknown_instruction_set_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"the instruction set must be one of .*, got mmx"):
         _kernels.use("mmx")
     assert _kernels.instruction_set() == before
+
+
+USED = "from ninefold import _kernels; print(_kernels.instruction_set())"
+
+
+@pytest.mark.parametrize("name", _kernels.instruction_sets())
+def test_the_environment_forces_an_instruction_set(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", USED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NINEFOLD_ISA": name},
+        check=True,
+    )
+    assert done.stdout == f"{name}\n"
+
+
+def test_an_unknown_name_in_the_environment_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", USED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NINEFOLD_ISA": "mmx"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ValueError: `NINEFOLD_ISA` must be one of" in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith(", got mmx\n")

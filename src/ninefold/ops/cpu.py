@@ -5,7 +5,6 @@ The callers have checked shapes, types and sizes (`ninefold.shape`, `ops.backend
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -236,7 +235,3 @@ def _output_size(packed: Convolution | Separable | Inverted, height: int, width:
     (kh, kw), (sh, sw), (dh, dw) = packed.kernel_size, packed.stride, packed.dilation
     tall, wide = height + top + bottom - dh * (kh - 1) - 1, width + left + right - dw * (kw - 1) - 1
     return tall // sh + 1, wide // sw + 1
-
-
-if _kernels is not None and os.environ.get("NINEFOLD_ISA"):
-    _kernels.use(os.environ["NINEFOLD_ISA"])
