@@ -20,8 +20,7 @@ import torch
 
 import page
 from contestants import LIBRARIES, PEERS_BY_FILE, Contestant, installed
-from ninefold import census, measure, models
-from ninefold.cli import surroundings
+from ninefold import census, measure, models, surroundings
 
 PLAIN = ("PyTorch, NCHW", "PyTorch, channels-last")
 NINEFOLD = "Ninefold"

@@ -19,8 +19,7 @@ import torch
 from torch.nn import functional
 
 import page
-from ninefold import measure, ops
-from ninefold.cli import surroundings
+from ninefold import measure, ops, surroundings
 from ninefold.ops import packed
 from ninefold.shape import ConvShape
 

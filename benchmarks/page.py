@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ninefold.report.data import Machine
+from ninefold.reporting.data import Machine
 
 RESULTS = Path(__file__).parent / "results"
 

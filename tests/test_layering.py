@@ -31,16 +31,17 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"machine", "_kernels"},
     "photos": set(),
     "models": {"photos"},
-    "report": {"cost", "shape"},
+    "reporting": {"cost", "shape"},
+    "surroundings": {"machine", "measure", "reporting"},
     "explanation": {"cost", "shape"},
     "cli": {
-        *("cost", "shape", "ops", "nn", "inference", "training", "convert", "report", "explanation"),
-        *("census", "machine", "measure", "models", "photos", "_kernels"),
+        *("cost", "shape", "ops", "nn", "inference", "training", "convert", "reporting", "explanation"),
+        *("census", "machine", "measure", "models", "photos", "surroundings", "_kernels"),
     },
 }
 
 # Rooms that work without torch; the commands have a test of their own.
-WITHOUT_TORCH = {"__init__", "__main__", "shape", "cost", "report", "explanation"}
+WITHOUT_TORCH = {"__init__", "__main__", "shape", "cost", "reporting", "explanation"}
 FRAMEWORKS = {"torch", "numpy", "timm", "torchvision", "halide", "PIL"}
 
 
@@ -140,7 +141,7 @@ def test_what_works_without_torch_imports_it_only_inside_functions(path):
 
 def test_the_report_knows_nothing_of_torch():
     for path in sources():
-        if room_of(path) == "report":
+        if room_of(path) == "reporting":
             assert {name.split(".")[0] for name in read(path)}.isdisjoint(FRAMEWORKS), path
 
 
@@ -168,7 +169,7 @@ def test_a_command_imports_its_rooms_only_when_it_runs(command):
         ("from . import cli", "ninefold", {"cli"}),
         ("from .cli import main", "ninefold", {"cli"}),
         ("from .. import reference", "ninefold.ops", {"reference"}),
-        ("from ..report.page import write", "ninefold.cli", {"report"}),
+        ("from ..reporting.page import write", "ninefold.cli", {"reporting"}),
         ("def f():\n    from ninefold import reference", "ninefold", {"reference"}),
         ("if TYPE_CHECKING:\n    import ninefold.nn", "ninefold", {"nn"}),
         ("import_module('ninefold.cli')", "ninefold", {"cli"}),

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[2] / "environments"
 GOOD = {
     "ninefold/__init__.py": 10,
     "ninefold/py.typed": 0,
-    "ninefold/report/templates/demo.html.j2": 10,
+    "ninefold/reporting/templates/demo.html.j2": 10,
     "ninefold/_kernels.abi3.so": 1000,
     "ninefold-0.1.0.dist-info/METADATA": 10,
 }
@@ -49,6 +49,6 @@ def test_nothing_else_may(file: str, size: int, words: str, tmp_path: Path) -> N
     assert words in complaints(tmp_path, {**GOOD, file: size})
 
 
-@pytest.mark.parametrize("file", ["ninefold/py.typed", "ninefold/report/templates/demo.html.j2"])
+@pytest.mark.parametrize("file", ["ninefold/py.typed", "ninefold/reporting/templates/demo.html.j2"])
 def test_what_the_package_needs_is_missed(file: str, tmp_path: Path) -> None:
     assert f"{file}: missing" in complaints(tmp_path, {name: GOOD[name] for name in GOOD if name != file})

@@ -107,7 +107,7 @@ def test_every_element_the_script_asks_for_is_in_the_page():
 
 
 def test_it_has_the_colours_of_the_report():
-    css = Path(ninefold.__file__).parent.joinpath("report/templates/style.css").read_text(encoding="utf-8")
+    css = Path(ninefold.__file__).parent.joinpath("reporting/templates/style.css").read_text(encoding="utf-8")
     schemes = [dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{([^}]*)\}", css)]
     assert len(schemes) == 2
     for theirs, ours in zip(schemes, (style.LIGHT, style.DARK), strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ninefold import machine, measure
-from ninefold.report.data import Machine
+from ninefold import machine, measure, surroundings
+from ninefold.reporting.data import Machine
 
-from . import progress, surroundings
+from . import progress
 
 _ALWAYS = (
     "tensors that are not float32, or not on the CPU",

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping
 import torch
 from PIL.Image import Image
 
-from ninefold import census, measure, models, photos
+from ninefold import census, measure, models, photos, surroundings
 from ninefold.inference import InferenceModel, for_inference
-from ninefold.report import data
+from ninefold.reporting import data
 from ninefold.shape import ConvShape
 
-from . import surroundings
 from .progress import Steps
 
 NCHW, NHWC, NINEFOLD = "PyTorch, NCHW", "PyTorch, channels-last", "Ninefold"

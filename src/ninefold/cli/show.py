@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 
 from ninefold import photos
-from ninefold.report import page, terminal
-from ninefold.report.data import Examination
+from ninefold.reporting import page, terminal
+from ninefold.reporting.data import Examination
 
 from . import progress
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ninefold.report import data
+from ninefold.reporting import data
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import io
 
 from rich.console import Console, RenderableType
 
-from ninefold.report import data, terminal
+from ninefold.reporting import data, terminal
 
 
 def text(shown: RenderableType) -> str:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ninefold.report import data, page
+from ninefold.reporting import data, page
 
 _VOID = {"meta", "img", "br", "link", "input", "rect"}
 

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from ninefold import __version__, machine, measure
-from ninefold.report.data import Bandwidth, Machine
+from ninefold.reporting.data import Bandwidth, Machine
 
 FORCED = "NINEFOLD_ISA"
 

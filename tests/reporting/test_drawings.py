@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ninefold.report import drawings
+from ninefold.reporting import drawings
 
 
 def test_a_bar_is_as_wide_as_its_share() -> None:

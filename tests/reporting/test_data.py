@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from ninefold.report import data
+from ninefold.reporting import data
 
 
 def test_ratios_are_exact(examination: data.Examination) -> None:
