@@ -28,8 +28,8 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
     hop_ = window.dilation_w * in_channels;
     panels_per_group_ = (outputs + width - 1) / width;
     const int64_t taps = kh * kw * inputs;
-    weight_ = allocate(groups * panels_per_group_ * taps * width);
-    bias_ = allocate(groups * panels_per_group_ * width);
+    weight_ = allocate_weights(groups * panels_per_group_ * taps * width);
+    bias_ = allocate_weights(groups * panels_per_group_ * width);
     float *packed = weight_.get(), *sums = bias_.get();
     for (int64_t g = 0; g < groups; g++)
         for (int64_t first = 0; first < panels_per_group_ * width; first += width) {

@@ -35,8 +35,8 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
     : kernels_(current_for(channels * multiplier)), channels_(channels), multiplier_(multiplier),
       window_(window), activation_(kernels_, activation) {
     const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
-    weight_ = allocate(outputs * taps);
-    bias_ = allocate(outputs);
+    weight_ = allocate_weights(outputs * taps);
+    bias_ = allocate_weights(outputs);
     transpose(weight, outputs, taps, taps, weight_.get(), outputs);
     for (int64_t c = 0; c < outputs; c++)
         bias_[c] = bias ? bias[c] : 0.0f;

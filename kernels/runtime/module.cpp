@@ -89,6 +89,8 @@ NB_MODULE(_kernels, m) {
     m.def("instruction_sets", &instruction_sets, "Those compiled and present on this processor, best first.");
     m.def("instruction_set", [] { return current().name; }, "The one in use for what is packed from now on.");
     m.def("use", &use, nb::arg("name"), "Choose the instruction set for what is packed from now on.");
+    m.def("weights_last", &weights_last, nb::arg("yes"),
+          "Whether what this thread packs from now on is kept: it is laid side by side on large pages.");
     m.def("fma_peak", &fma_peak, nb::arg("threads"), nb::arg("seconds"), unlocked, "Operations a second.");
     m.def("copy_bandwidth", &copy_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"),
           unlocked, "Bytes a second, read plus written.");

@@ -94,7 +94,7 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
             arenas_.pop_back();
         }
     }
-    if (arena.first < found.size) arena = {found.size, allocate(found.size)};
+    if (arena.first < found.size) arena = {found.size, allocate_kept(found.size)};
 
     std::vector<float*> at(found.shapes.size());
     for (int v = 0; v < inputs_; v++)

@@ -52,8 +52,8 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
         padded += panel->width;
         packed_ += panel->width * in_channels;
     }
-    weight_ = allocate(packed_);
-    bias_ = allocate(padded);
+    weight_ = allocate_weights(packed_);
+    bias_ = allocate_weights(padded);
     parallel_for(packed_ > 32768 ? threads : 1, blocks_.size(), [&](int64_t b) {
         const Block& block = blocks_[b];
         const int width = block.panel->width;

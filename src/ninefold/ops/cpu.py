@@ -47,6 +47,16 @@ def forced(name: str) -> Iterator[None]:
         _kernels.use(before)
 
 
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Pack weights that will be kept inside the block: they lie side by side, on large pages."""
+    _kernels.weights_last(True)
+    try:
+        yield
+    finally:
+        _kernels.weights_last(False)
+
+
 class Convolution:
     """One convolution with its weights packed: depthwise, pointwise or standard, whichever fits."""
 

@@ -30,7 +30,8 @@ class Packed(nn.Module):
     def kernel(self) -> Any:
         """The packed form (`ops.cpu`), made at the first use."""
         if self._kernel is None:
-            self._kernel = self._pack()
+            with cpu.lasting():
+                self._kernel = self._pack()
         return self._kernel
 
     def _pack(self) -> Any:

@@ -1,0 +1,69 @@
+// Where memory comes from.
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+
+namespace ninefold {
+
+namespace {
+
+constexpr size_t page = size_t(2) << 20;   // a large one
+constexpr size_t chunk = size_t(32) << 20; // of addresses; memory is taken as pages are touched
+thread_local bool lasting = false;
+
+size_t whole(size_t bytes, size_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+// Addresses that begin at a large page, so that the system can put large pages there.
+Floats pages(size_t bytes) {
+    const size_t size = whole(bytes, page) + page;
+    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    const uintptr_t first = whole(reinterpret_cast<uintptr_t>(p), page);
+#ifdef MADV_HUGEPAGE
+    madvise(reinterpret_cast<void*>(first), size - page, MADV_HUGEPAGE); // a wish; the system may not care
+#endif
+    return Floats(reinterpret_cast<float*>(first), [p, size](float*) { munmap(p, size); });
+}
+
+} // namespace
+
+Floats allocate(size_t count) {
+    void* p = std::aligned_alloc(64, whole(count ? count * sizeof(float) : 1, 64));
+    if (!p) throw std::bad_alloc();
+    return Floats(static_cast<float*>(p), [](float* q) { std::free(q); });
+}
+
+Floats allocate_kept(size_t count) {
+    const size_t bytes = count * sizeof(float);
+    return bytes >= page / 2 ? pages(bytes) : allocate(count);
+}
+
+void weights_last(bool yes) {
+    lasting = yes;
+}
+
+Floats allocate_weights(size_t count) {
+    if (!lasting) return allocate(count);
+    static std::mutex lock;
+    static Floats open;
+    static size_t used = 0, size = 0;
+    std::lock_guard<std::mutex> guard(lock);
+    const size_t bytes = whole(count * sizeof(float), 64);
+    if (!open || used + bytes > size) {
+        open = pages(bytes > chunk ? bytes : chunk);
+        used = 0;
+        size = bytes > chunk ? whole(bytes, page) : chunk;
+    }
+    Floats part(open, open.get() + used / sizeof(float));
+    used += bytes;
+    return part;
+}
+
+} // namespace ninefold
