@@ -14,7 +14,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from targets import INSTRUCTION_SETS, InstructionSet
@@ -48,8 +48,9 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
             made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(
                 isa, w, p
             )
-    for columns in isa.tiles[isa.conv2d_panel]:
-        made[f"conv2d_{columns}"] = lambda isa, n=columns: conv2d.conv2d(isa, n)
+    for width in isa.conv2d_panels:
+        for columns in isa.tiles[width]:
+            made[f"conv2d_{columns}x{width}"] = lambda isa, w=width, n=columns: conv2d.conv2d(isa, w, n)
     for name in activations.EPILOGUES:
         made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
     made["epilogue_add"] = epilogue.add
@@ -156,19 +157,20 @@ def _table_row(isa: InstructionSet) -> str:
         f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}, {symbol(f'depthwise_{k}x{k}_s{s}_edge')}}}"
         for k, s in depthwise.SPECIALISED
     )
-    panels = ", ".join(
-        f"{{{width}, {{" + ", ".join(f"{{{p}, {symbol(f'pointwise_{p}x{width}')}}}" for p in heights) + "}}"
-        for width, heights in sorted(isa.tiles.items())
-    )
-    columns = ", ".join(f"{{{n}, {symbol(f'conv2d_{n}')}}}" for n in isa.tiles[isa.conv2d_panel])
+    def panels(operator: str, widths: Iterable[int]) -> str:
+        return ", ".join(
+            f"{{{w}, {{" + ", ".join(f"{{{n}, {symbol(f'{operator}_{n}x{w}')}}}" for n in isa.tiles[w]) + "}}"
+            for w in sorted(widths)
+        )
+
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
     anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
     return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.depthwise_rows},
      {isa.lanes * isa.depthwise_vectors},
      {{{specialised}}},
      {anywhere},
-     {{{panels}}},
-     {isa.conv2d_panel}, {{{columns}}},
+     {{{panels("pointwise", isa.tiles)}}},
+     {{{panels("conv2d", isa.conv2d_panels)}}},
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("normalisation_layer")},

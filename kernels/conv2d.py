@@ -20,13 +20,12 @@ from activations import clip
 from targets import InstructionSet
 
 
-def conv2d(isa: InstructionSet, columns: int) -> tuple[hl.Func, list]:
-    """The micro-kernel of columns × isa.conv2d_panel.
+def conv2d(isa: InstructionSet, width: int, columns: int) -> tuple[hl.Func, list]:
+    """The micro-kernel of columns × width.
 
     Several columns at a time must lie where no tap leaves the image sideways; one column alone (columns=1)
     may lie anywhere, its runs trimmed to the image. Rows are trimmed in both.
     """
-    width = isa.conv2d_panel
     d, x, y = hl.Var("d"), hl.Var("x"), hl.Var("y")
     image = hl.ImageParam(hl.Float(32), 2, "image")
     weight = hl.ImageParam(hl.Float(32), 5, "weight")
@@ -60,12 +59,13 @@ def conv2d(isa: InstructionSet, columns: int) -> tuple[hl.Func, list]:
     out[d, x, y] = clip(total[d, x, y], low, high)
 
     # The schedule.
+    lanes = min(isa.lanes, width)
     do, di, xo, xi = hl.Var("do"), hl.Var("di"), hl.Var("xo"), hl.Var("xi")
     exact = hl.TailStrategy.RoundUp
     out.split(d, do, di, width, exact).split(x, xo, xi, columns, exact)
-    out.reorder(di, xi, xo, y, do).vectorize(di, isa.lanes).unroll(di).unroll(xi)
-    total.compute_at(out, xo).vectorize(d, isa.lanes).unroll(d).unroll(x)
-    total.update().reorder(d, x, taps.x, taps.y, taps.z, y).vectorize(d, isa.lanes).unroll(d).unroll(x)
+    out.reorder(di, xi, xo, y, do).vectorize(di, lanes).unroll(di).unroll(xi)
+    total.compute_at(out, xo).vectorize(d, lanes).unroll(d).unroll(x)
+    total.update().reorder(d, x, taps.x, taps.y, taps.z, y).vectorize(d, lanes).unroll(d).unroll(x)
 
     for buffer in (image, weight, bias):
         for k in range(buffer.dimensions()):

@@ -20,7 +20,7 @@ class InstructionSet:
     # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every
     # list ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
     tiles: dict[int, tuple[int, ...]]
-    conv2d_panel: int  # the panel width that the standard convolution uses
+    conv2d_panels: tuple[int, ...]  # panels of the standard convolution, whose tiles are of the same heights
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
     depthwise_rows: int  # in this many rows
     depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
@@ -44,7 +44,7 @@ INSTRUCTION_SETS = {
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
             lanes=16,
             tiles={8: (12, 4, 1), 16: (12, 4, 1), 32: (12, 4, 1)},
-            conv2d_panel=32,
+            conv2d_panels=(16, 32),
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -55,7 +55,7 @@ INSTRUCTION_SETS = {
             f"{_X86}-avx2-avx-f16c-fma-sse41",
             lanes=8,
             tiles={8: (6, 2, 1), 16: (6, 2, 1), 24: (4, 1)},
-            conv2d_panel=16,
+            conv2d_panels=(8, 16),
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -66,7 +66,7 @@ INSTRUCTION_SETS = {
             f"{_X86}-sse41",
             lanes=4,
             tiles={8: (4, 1)},
-            conv2d_panel=8,
+            conv2d_panels=(8,),
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -77,7 +77,7 @@ INSTRUCTION_SETS = {
             "arm-64-linux",
             lanes=4,
             tiles={4: (8, 1), 12: (8, 4, 1)},
-            conv2d_panel=12,
+            conv2d_panels=(12,),
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,

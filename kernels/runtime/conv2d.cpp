@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "buffer.h"
+#include "cover.h"
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
@@ -12,6 +13,8 @@ namespace ninefold {
 namespace {
 
 struct Remainder; // names the scratch of a panel that reaches past a group's last output channel
+struct Left;      // names the scratch of the image's left border with zeros beside it,
+struct Right;     // and of its right border
 
 } // namespace
 
@@ -19,74 +22,130 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
                Window window, const std::string& activation)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels), groups_(groups),
       window_(window), activation_(kernels_, activation) {
-    const int64_t inputs = in_channels / groups, outputs = out_channels / groups,
-                  width = kernels_.conv2d_panel;
-    const int64_t kh = window.kernel_h, kw = window.kernel_w;
+    const int64_t inputs = in_channels / groups, outputs = out_channels / groups;
+    const int64_t kh = window.kernel_h, kw = window.kernel_w, taps = kh * kw * inputs;
     const bool one_run = groups == 1 && window.dilation_w == 1;
     run_ = one_run ? kw * inputs : inputs;
     steps_ = one_run ? 1 : kw;
     hop_ = window.dilation_w * in_channels;
-    panels_per_group_ = (outputs + width - 1) / width;
-    const int64_t taps = kh * kw * inputs;
-    weight_ = allocate_weights(groups * panels_per_group_ * taps * width);
-    bias_ = allocate_weights(groups * panels_per_group_ * width);
-    float *packed = weight_.get(), *sums = bias_.get();
+    const auto panels = cover(kernels_.conv2d, outputs);
+    int64_t padded = 0;
     for (int64_t g = 0; g < groups; g++)
-        for (int64_t first = 0; first < panels_per_group_ * width; first += width) {
-            const int64_t valid = std::min(width, outputs - first);
-            const float* source = weight + (g * outputs + first) * taps;
-            for (int64_t t = 0; t < kh * kw; t++)
-                for (int64_t m = 0; m < inputs; m++)
-                    for (int64_t d = 0; d < width; d++)
-                        *packed++ = d < valid ? source[d * taps + m * kh * kw + t] : 0.0f;
-            for (int64_t d = 0; d < width; d++)
-                *sums++ = bias && d < valid ? bias[g * outputs + first + d] : 0.0f;
+        for (int64_t p = 0, first = 0; p < int64_t(panels.size()); first += panels[p++]->width) {
+            const int64_t valid = std::min<int64_t>(panels[p]->width, outputs - first);
+            blocks_.push_back({panels[p], g, g * outputs + first, valid, padded * taps, padded});
+            padded += panels[p]->width;
         }
+    weight_ = allocate_weights(padded * taps);
+    bias_ = allocate_weights(padded);
+    float *packed = weight_.get(), *sums = bias_.get();
+    for (const Block& block : blocks_) {
+        const float* source = weight + block.first * taps;
+        for (int64_t t = 0; t < kh * kw; t++)
+            for (int64_t m = 0; m < inputs; m++)
+                for (int64_t d = 0; d < block.panel->width; d++)
+                    *packed++ = d < block.valid ? source[d * taps + m * kh * kw + t] : 0.0f;
+        for (int64_t d = 0; d < block.panel->width; d++)
+            *sums++ = bias && d < block.valid ? bias[block.first + d] : 0.0f;
+    }
 }
 
-void Conv2d::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, float* out) const {
-    const int64_t inputs = in_channels_ / groups_, outputs = out_channels_ / groups_,
-                  panel = kernels_.conv2d_panel;
-    const int64_t width = window_.output_width(image.width, padding), count = y1 - y0, kh = window_.kernel_h;
-    const int64_t line = image.width * image.channels, taps = run_ * steps_ * kh;
+// What the output columns x of the rows y read, with zeros where that is beside the image: tiles of several
+// columns then serve at the border too. One column at a time, the three that 12 leave of 111, and the one at
+// the border, were a tenth of a network's first layer.
+Conv2d::Plane Conv2d::strip(const Image& image, int64_t n, Padding padding, Range x, Range y,
+                            float* memory) const {
+    const int64_t reach = int64_t(window_.dilation_h) * (window_.kernel_h - 1) + 1;
+    const int64_t above = y.first * window_.stride_h - padding.top;
+    const int64_t below = (y.last - 1) * window_.stride_h - padding.top + reach;
+    const Range seen{std::clamp<int64_t>(above, 0, image.height),
+                     std::clamp<int64_t>(below, 0, image.height)};
+    const int64_t first = x.first * window_.stride_w - padding.left;
+    const int64_t wide =
+        (x.size() - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1;
+    const Range inside{std::clamp<int64_t>(first, 0, image.width),
+                       std::clamp<int64_t>(first + wide, 0, image.width)};
+    const int64_t c = image.channels;
+    float* to = memory;
+    for (int64_t row = seen.first; row < seen.last; row++, to += wide * c) {
+        std::fill_n(to, (inside.first - first) * c, 0.0f);
+        std::copy_n(image.row(n, row) + inside.first * c, inside.size() * c, to + (inside.first - first) * c);
+        std::fill(to + (inside.last - first) * c, to + wide * c, 0.0f);
+    }
+    return {memory, seen.size(), wide * c, int32_t(x.first * window_.stride_w * c),
+            int32_t(padding.top + seen.first)};
+}
+
+void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const {
+    const int64_t inputs = in_channels_ / groups_, count = y.size(), kh = window_.kernel_h;
+    const int64_t width = window_.output_width(image.width, padding), taps = run_ * steps_ * kh;
     const Range inner = window_.inner_columns(image.width, padding);
-    for (int64_t g = 0; g < groups_; g++) {
-        Buffer source(image.row(n, 0) + g * inputs, {{0, line - g * inputs, 1}, {0, image.height, line}});
-        for (int64_t b = 0; b < panels_per_group_; b++) {
-            const int64_t valid = std::min(panel, outputs - b * panel), index = g * panels_per_group_ + b;
-            Buffer weight(weight_.get() + index * taps * panel, {{0, panel, 1},
-                                                                 {0, run_, panel},
-                                                                 {0, steps_, panel * run_},
-                                                                 {0, kh, panel * run_ * steps_},
-                                                                 {0, 1, panel * taps}});
-            Buffer bias(bias_.get() + index * panel, {{0, panel, 1}});
-            // A panel that reaches past the group's channels goes to scratch, its real channels from there to
-            // the output.
-            float* target = out + g * outputs + b * panel;
-            const bool whole = valid == panel;
-            float* tile = whole ? target : scratch<Remainder>(count * width * panel);
-            const int64_t stride = whole ? out_channels_ : panel;
-            const auto columns = [&](const Conv2dTile& kernel, int64_t from, int64_t to) {
-                if (from >= to) return;
-                Buffer crop(tile + from * stride,
-                            {{0, panel, 1}, {from, to - from, stride}, {y0, count, width * stride}});
-                check(kernel.run(source, weight, bias, int32_t(window_.stride_w * in_channels_),
-                                 int32_t(padding.left * in_channels_), int32_t(hop_), window_.stride_h,
-                                 padding.top, window_.dilation_h, activation_.low, activation_.high, crop));
-            };
-            int64_t x = inner.first;
-            for (const Conv2dTile& kernel : kernels_.conv2d) {
-                if (kernel.columns == 1) break;
-                const int64_t end = x + (inner.last - x) / kernel.columns * kernel.columns;
-                columns(kernel, x, end);
-                x = end;
-            }
-            columns(kernels_.conv2d.back(), 0, inner.first);
-            columns(kernels_.conv2d.back(), x, width);
-            if (!whole)
-                for (int64_t p = 0; p < count * width; p++)
-                    std::memcpy(target + p * out_channels_, tile + p * panel, valid * sizeof(float));
+    const Plane whole{image.row(n, 0), image.height, image.width * image.channels,
+                      int32_t(padding.left * in_channels_), padding.top};
+    // Strips as wide as the narrowest tile of several columns that covers the border.
+    const auto tile_of = [&](int64_t border) -> int64_t {
+        int64_t found = 0;
+        for (const auto& tile : blocks_.front().panel->tiles)
+            if (tile.pixels > 1 && tile.pixels >= border && tile.pixels <= width) found = tile.pixels;
+        return border > 0 ? found : 0;
+    };
+    const int64_t l = tile_of(inner.first), r = tile_of(width - inner.last);
+    const Range left{0, l}, right{width - r, width};
+    const int64_t rows_seen = (count - 1) * window_.stride_h + int64_t(window_.dilation_h) * (kh - 1) + 1;
+    const auto room = [&](int64_t columns) {
+        return rows_seen * image.channels *
+               ((columns - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1);
+    };
+    const Plane at_left = l ? strip(image, n, padding, left, y, scratch<Left>(room(l))) : whole;
+    const Plane at_right = r ? strip(image, n, padding, right, y, scratch<Right>(room(r))) : whole;
+    for (const Block& block : blocks_) {
+        const int64_t panel = block.panel->width;
+        Buffer weight(weight_.get() + block.weight, {{0, panel, 1},
+                                                     {0, run_, panel},
+                                                     {0, steps_, panel * run_},
+                                                     {0, kh, panel * run_ * steps_},
+                                                     {0, 1, panel * taps}});
+        Buffer bias(bias_.get() + block.bias, {{0, panel, 1}});
+        // A panel that reaches past the group's channels goes to scratch, its real channels from there to
+        // the output.
+        const bool fits = block.valid == panel;
+        float* tile = fits ? out + block.first : scratch<Remainder>(count * width * panel);
+        const int64_t stride = fits ? out_channels_ : panel;
+        const auto columns = [&](const Plane& plane, const Tile<Conv2dKernel>& kernel, Range x) {
+            if (x.size() <= 0) return;
+            const int64_t skipped = block.group * inputs;
+            Buffer source(plane.data + skipped,
+                          {{0, plane.line - skipped, 1}, {0, plane.height, plane.line}});
+            Buffer crop(tile + x.first * stride,
+                        {{0, panel, 1}, {x.first, x.size(), stride}, {y.first, count, width * stride}});
+            check(kernel.run(source, weight, bias, int32_t(window_.stride_w * in_channels_), plane.left,
+                             int32_t(hop_), window_.stride_h, plane.top, window_.dilation_h, activation_.low,
+                             activation_.high, crop));
+        };
+        const auto& tiles = block.panel->tiles;
+        const auto find = [&](int64_t pixels) -> const Tile<Conv2dKernel>& {
+            return *std::find_if(tiles.begin(), tiles.end(),
+                                 [&](const auto& t) { return t.pixels == pixels; });
+        };
+        if (l) columns(at_left, find(l), left);
+        columns(whole, tiles.back(), {l, inner.first});
+        int64_t x = std::max(l, inner.first);
+        const int64_t end = std::min(r ? right.first : width, inner.last);
+        for (const auto& kernel : tiles) {
+            if (kernel.pixels == 1 || x >= end) break;
+            const int64_t last = x + (end - x) / kernel.pixels * kernel.pixels;
+            columns(whole, kernel, {x, last});
+            x = last;
         }
+        // A few columns are left: those before them are computed once more.
+        const int64_t least = tiles.size() > 1 ? tiles[tiles.size() - 2].pixels : 1;
+        if (x < end && end - least >= inner.first) columns(whole, find(least), {end - least, end}), x = end;
+        columns(whole, tiles.back(), {x, r ? right.first : width});
+        if (r) columns(at_right, find(r), right);
+        if (!fits)
+            for (int64_t p = 0; p < count * width; p++)
+                std::memcpy(out + block.first + p * out_channels_, tile + p * panel,
+                            block.valid * sizeof(float));
     }
     activation_.apply(out, out_channels_, count * width, out_channels_);
 }
@@ -100,7 +159,7 @@ void Conv2d::run(const Image& image, Padding padding, float* out, int threads) c
                   bands = (height + step - 1) / step;
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
-        rows(image, n, padding, y0, y1, out + (n * height + y0) * line);
+        rows(image, n, padding, {y0, y1}, out + (n * height + y0) * line);
     });
 }
 

@@ -32,20 +32,19 @@ struct DepthwiseSized {
     DepthwiseSizedKernel *inner, *edge;
 };
 
-struct PointwiseTile {
+template <class Kernel>
+struct Tile {
     int pixels;
-    PointwiseKernel* run;
+    Kernel* run;
 };
 
+template <class Kernel>
 struct Panel {
-    int width;                        // output channels
-    std::vector<PointwiseTile> tiles; // tallest first, the last of one pixel
+    int width;                       // output channels
+    std::vector<Tile<Kernel>> tiles; // tallest first, the last of one pixel
 };
-
-struct Conv2dTile {
-    int columns;
-    Conv2dKernel* run;
-};
+using PointwisePanel = Panel<PointwiseKernel>;
+using Conv2dPanel = Panel<Conv2dKernel>; // its tile of one pixel may lie anywhere
 
 struct Epilogue {
     std::string activation;
@@ -61,9 +60,8 @@ struct Kernels {
     std::vector<DepthwiseSized> depthwise_sized;
     DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied,
         *depthwise_scalar;
-    std::vector<Panel> panels; // narrowest first
-    int conv2d_panel;
-    std::vector<Conv2dTile> conv2d; // most columns first, the last of one column, which may lie anywhere
+    std::vector<PointwisePanel> pointwise; // narrowest first
+    std::vector<Conv2dPanel> conv2d;
     std::vector<Epilogue> epilogues;
     AddKernel* add;
     ClipKernel* clip;

@@ -115,7 +115,7 @@ public:
 
 private:
     struct Block { // one panel of output channels
-        const Panel* panel;
+        const PointwisePanel* panel;
         int64_t first, valid; // its first output channel, and how many of its channels are not padding
         int64_t offset;       // its weights
         int64_t bias;
@@ -143,15 +143,26 @@ public:
     const Window& window() const { return window_; }
 
 private:
-    void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, float* out) const;
+    struct Block { // one panel of a group's output channels
+        const Conv2dPanel* panel;
+        int64_t group, first, valid; // its first output channel, and how many of its channels are not padding
+        int64_t weight, bias;        // where its own begin
+    };
+    struct Plane { // rows of an image as the kernels see them, and where column x = 0, row y = 0 has its taps
+        const float* data;
+        int64_t height, line;
+        int32_t left, top;
+    };
+    void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+    Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;
 
     const Kernels& kernels_;
     int64_t in_channels_, out_channels_;
     int groups_;
     Window window_;
     int64_t run_, steps_, hop_; // the sum over a kernel's row: see kernels/conv2d.py
-    int64_t panels_per_group_;
     Activation activation_;
+    std::vector<Block> blocks_;
     Floats weight_, bias_;
 };
 

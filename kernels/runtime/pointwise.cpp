@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "buffer.h"
+#include "cover.h"
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
@@ -11,29 +12,6 @@
 namespace ninefold {
 
 namespace {
-
-// Panels that cover `channels` with the least padding, then the fewest: a panel is charged its width and a
-// little.
-std::vector<const Panel*> cover(const std::vector<Panel>& panels, int64_t channels) {
-    const int64_t charge = 4;
-    std::vector<int64_t> cost(channels + 1, 0);
-    std::vector<const Panel*> choice(channels + 1, nullptr);
-    for (int64_t n = 1; n <= channels; n++)
-        for (const Panel& panel : panels) {
-            const int64_t total = panel.width + charge + cost[std::max<int64_t>(0, n - panel.width)];
-            if (!choice[n] || total <= cost[n]) {
-                cost[n] = total;
-                choice[n] = &panel;
-            }
-        }
-    std::vector<const Panel*> covering;
-    for (int64_t n = channels; n > 0; n -= covering.back()->width)
-        covering.push_back(choice[n]);
-    // Widest first: only the last panel may reach past the channels, and equal ones share a call.
-    std::sort(covering.begin(), covering.end(),
-              [](const Panel* a, const Panel* b) { return a->width > b->width; });
-    return covering;
-}
 
 struct Remainder; // names the scratch of a panel that reaches past the last output channel
 struct Apart;     // names the scratch of pixels moved off one another's cache sets
@@ -45,7 +23,7 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels),
       activation_(kernels_, activation) {
     int64_t first = 0, padded = 0;
-    for (const Panel* panel : cover(kernels_.panels, out_channels)) {
+    for (const PointwisePanel* panel : cover(kernels_.pointwise, out_channels)) {
         blocks_.push_back(
             {panel, first, std::min<int64_t>(panel->width, out_channels - first), packed_, padded});
         first += blocks_.back().valid;
@@ -72,7 +50,7 @@ void Pointwise::tiles(const Block& block, int count, const float* image, int64_t
                   {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
     Buffer bias(bias_.get() + block.bias, {{0, channels, 1}});
     int64_t p = 0;
-    for (const PointwiseTile& tile : block.panel->tiles) {
+    for (const Tile<PointwiseKernel>& tile : block.panel->tiles) {
         const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
         if (n == 0) continue;
         Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
