@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h)
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo test lint format bench peers wheel clean
+.PHONY: help venv develop demo test verify lint format bench peers wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -28,6 +28,9 @@ demo: $(STAMPS)/package  ## The main job: a photograph through EfficientNet-Lite
 
 test: $(STAMPS)/package  ## The whole test suite, with every instruction set built
 	@PYTHONPATH=environments/pytest $(BIN)/python -m pytest -p ninefold_unexpected_skips $(ARGS)
+
+verify: $(STAMPS)/package  ## 20,000 random cases of each operator and direction against the definitions: hours
+	@$(BIN)/python verification/verify.py $(ARGS)
 
 lint: $(STAMPS)/environment  ## ruff, mypy and clang-format
 	@$(BIN)/ruff check --quiet .
