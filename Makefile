@@ -48,8 +48,9 @@ bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's lim
 	@$(BIN)/python benchmarks/ops.py --write $(ARGS)
 	@$(BIN)/python benchmarks/inference.py --write $(ARGS)
 
-peers: $(STAMPS)/environment  ## ONNX Runtime and OpenVINO, for make bench to compare with
+peers: $(STAMPS)/environment  ## ONNX Runtime, OpenVINO, ncnn and ExecuTorch, for make bench to compare with
 	@$(PIP) install $(HOLD_TORCH) --requirement environments/peers.txt
+	@$(PIP) install --no-deps --requirement environments/peers-bare.txt
 
 wheel: $(STAMPS)/environment  ## A wheel from an isolated build, as a stranger's pip makes it, and a look inside
 	@rm -rf dist

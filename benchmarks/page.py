@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ninefold.reporting.data import Machine
 
@@ -54,5 +57,16 @@ def publish(name: str, text: str, *, write: bool) -> None:
     """Print the page, and keep it as results/NAME.md if `write`."""
     print(text)
     if write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        keep(f"{name}.md", text + "\n")
+
+
+def keep(name: str, text: str) -> None:
+    """Write one file of the results."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(text, encoding="utf-8")
+
+
+def keep_data(name: str, machines: Sequence[Machine], **data: Any) -> None:
+    """Keep results/NAME.json: the command, the machines with their limits, and what was measured."""
+    everything = {"command": command(), "machines": [asdict(machine) for machine in machines], **data}
+    keep(f"{name}.json", json.dumps(everything, indent=1) + "\n")

@@ -1,14 +1,33 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
+
+SMALL = "timm:test_efficientnet"
 
 
 @pytest.fixture
 def inference() -> ModuleType:
     return import_module("inference")
+
+
+@pytest.fixture(autouse=True)
+def files_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(import_module("cases"), "FOLDER", tmp_path / "peers")
+
+
+def result(inference: ModuleType, turns: dict[str, list[float]], **changed: object) -> object:
+    fields = {"network": "timm:mobilenetv1_100", "batch": 1, "threads": 1, "multiplications": 10**6}
+    fields |= {"parameters": 1000, "turns": turns, "errors": dict.fromkeys(turns, 0.0), "failed": {}}
+    return inference.Result(**(fields | changed))
 
 
 def test_a_factor_is_taken_turn_by_turn(inference: ModuleType) -> None:
@@ -17,32 +36,134 @@ def test_a_factor_is_taken_turn_by_turn(inference: ModuleType) -> None:
         "PyTorch, channels-last": [4.0, 40.0, 4.0],
         "Ninefold": [2.0, 10.0, 2.0],
     }
-    result = inference.Result("net", 10**6, turns)
-    assert result.best_plain == "PyTorch, channels-last"
-    assert result.factor(result.best_plain, "Ninefold") == 2.0
-    assert result.seconds("Ninefold") == 2.0
+    timed = result(inference, turns)
+    assert timed.fastest(inference.PLAIN) == "PyTorch, channels-last"
+    assert timed.factor("PyTorch, channels-last", "Ninefold") == 2.0
+    assert timed.seconds("Ninefold") == 2.0
+    assert timed.fastest(inference.PEERS) is None
 
 
 def test_libraries_take_turns_in_their_own_processes(inference: ModuleType) -> None:
     names = ["PyTorch, channels-last", "Ninefold"]
-    result, versions = inference.run("timm:test_efficientnet", names, threads=1, rounds=3)
-    assert versions == {}
-    assert [len(result.turns[name]) for name in names] == [3, 3]
-    assert all(seconds > 0 for turns in result.turns.values() for seconds in turns)
+    case = inference.cases.prepare(SMALL, 2)
+    assert case.input.shape[0] == case.answer.shape[0] == 2
+    timed = inference.run(case, names, threads=1, seconds=0.01)
+    assert timed.failed == {}
+    assert list(timed.turns) == names and all(len(turns) >= 7 for turns in timed.turns.values())
+    assert all(seconds > 0 for turns in timed.turns.values() for seconds in turns)
+    assert timed.multiplications == 2 * inference.cases.prepare(SMALL, 1).multiplications
 
 
-def test_no_speed_is_reported_for_wrong_logits(
+class Wrong:
+    def __init__(self, name: str, case: object, threads: int) -> None:
+        self.name, self.case = name, case
+
+    def answer(self) -> np.ndarray:
+        return self.case.answer + (0 if self.name == "PyTorch, NCHW" else 0.5)
+
+    def turn(self, calls: int) -> list[float]:
+        return [0.1] * calls
+
+    def close(self) -> None: ...
+
+
+def test_no_speed_is_reported_for_a_wrong_result(
     inference: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong:
-        answer, version, name = 0.5, "1", "Ninefold"
-
-        def __init__(self, *arguments: object) -> None:
-            self.closed = False
-
-        def close(self) -> None:
-            self.closed = True
-
     monkeypatch.setattr(inference, "Contestant", Wrong)
-    with pytest.raises(ArithmeticError, match=r"timm:test_efficientnet: Ninefold is off by .* logits' range"):
-        inference.run("timm:test_efficientnet", ["Ninefold"], threads=1, rounds=3)
+    case = inference.cases.prepare(SMALL, 1)
+    timed = inference.run(case, ["PyTorch, NCHW", "torch.compile"], threads=1, seconds=0)
+    assert list(timed.turns) == ["PyTorch, NCHW"]
+    assert "off by" in timed.failed["torch.compile"]
+    with pytest.raises(ArithmeticError, match=r"timm:test_efficientnet: Ninefold: off by .* of the range"):
+        inference.run(case, ["Ninefold"], threads=1, seconds=0)
+
+
+def test_nan_is_infinitely_wrong(inference: ModuleType, tmp_path: Path) -> None:
+    np.save(tmp_path / "answer.npy", np.array([[0.0, 2.0]]))
+    case = inference.Case("net", 1, 1, 1, tmp_path)
+    assert case.error(np.array([[0.0, 1.0]])) == 0.5
+    assert case.error(np.array([[0.0, float("nan")]])) == case.error(np.zeros(2)) == float("inf")
+
+
+def test_a_library_that_ends_early_says_so(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = inference.cases.prepare(SMALL, 1)
+    missing = inference.Case("timm:no_such_network", 1, 1, 1, case.folder)
+    timed = inference.run(missing, ["PyTorch, NCHW"], threads=1, seconds=0)
+    assert timed.turns == {} and "ValueError: `model` must be one of timm's" in timed.failed["PyTorch, NCHW"]
+
+
+def test_a_file_is_converted_once(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    converters = import_module("converters")
+    case = inference.cases.prepare(SMALL, 1)
+
+    def convert(how: Callable[..., None]) -> str:
+        reason: str = inference.cases.converted(case, "network.txt", "click", how)
+        return reason
+
+    assert convert(converters.refuse) == "ValueError: there is no way"
+    assert convert(converters.forget) == "it wrote no file"
+    assert convert(converters.write) == ""
+    assert (case.folder / "network.txt").read_text() == "EfficientNet (1, 3, 160, 160)"
+    assert convert(converters.refuse) == ""
+
+
+def test_every_library_says_how_it_is_set(inference: ModuleType) -> None:
+    assert {"torch.compile", "ONNX Runtime", "OpenVINO", "ncnn", "ExecuTorch"} == set(inference.PEERS)
+    for library in inference.LIBRARIES.values():
+        assert library.settings and bool(library.file) == (library.convert is not None)
+
+
+def test_a_missing_library_is_named(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = replace(inference.LIBRARIES["ncnn"], package="no_such_package", needs=("torch", "nor_this"))
+    assert row.missing == ("no_such_package", "nor_this")
+    timed = result(inference, {"Ninefold": [1.0]}, failed={"OpenVINO": "off by 1"})
+    notes = "\n".join(inference._notes([timed], ["Ninefold"], {"ncnn": row.missing}))
+    assert "ncnn is not here: no_such_package, nor_this is not installed (`make peers`)" in notes
+    assert "no time for OpenVINO on timm:mobilenetv1_100, batch 1, 1 thread: off by 1" in notes
+
+
+def test_the_limit_of_the_weights_is_that_of_the_cache_they_fit_in(inference: ModuleType) -> None:
+    levels = tuple(
+        SimpleNamespace(level=level, size=size, gigabytes_per_second=speed)
+        for level, size, speed in (("L2", 2000, 4e-6), ("L3", 8000, 2e-6), ("DRAM", 99000, 1e-6))
+    )
+    limits = SimpleNamespace(gflops=1e-3, bandwidths=levels)
+    for parameters, seconds in ((1000, 1.0), (1001, 2.002), (5000, 20.0)):
+        timed = result(inference, {"Ninefold": [1.0]}, parameters=parameters)
+        assert inference.weights(timed, limits) == pytest.approx(seconds)
+    assert inference.arithmetic(timed, limits) == pytest.approx(2.0)
+
+
+def test_the_ten_networks_have_their_goals(inference: ModuleType) -> None:
+    goals = inference.wanted()
+    assert len(goals) == 10 and goals["timm:xception41"] == (1.03, 1.15)
+    slow = result(inference, {"OpenVINO": [1.0, 1.0], "Ninefold": [1.0, 1.0]})
+    assert "Under what is wanted: mobilenetv1_100 (1.00× of 1.03×)" in inference.summary([slow])
+    fast = result(inference, {"OpenVINO": [2.0, 2.0], "Ninefold": [1.0, 1.0]})
+    assert "Nothing is under what is wanted." in inference.summary([fast])
+
+
+def test_page_plot_and_data_are_written(
+    inference: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(inference.page, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(inference, "Contestant", Wrong)
+    monkeypatch.setattr(Wrong, "answer", lambda self: self.case.answer)
+    arguments = ["--network", SMALL, "--batch", "1", "--threads", "1", "--seconds", "0", "--write"]
+    arguments += ["--library", "PyTorch, NCHW"]
+    done = CliRunner().invoke(inference.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    page = (tmp_path / "results" / "inference.md").read_text()
+    for words in (
+        "## Batch 1, 1 thread",
+        "| test_efficientnet ",
+        "limits, 1 thread",
+        "1.00×",
+        "PyTorch, NCHW",
+    ):
+        assert words in page, words
+    data = json.loads((tmp_path / "results" / "inference.json").read_text())
+    assert data["results"][0]["network"] == SMALL and data["machines"][0]["gflops"] > 0
+    assert "<svg" in (tmp_path / "results" / "inference.svg").read_text()

@@ -19,11 +19,12 @@ def command(which: str, arguments: tuple[str, ...]) -> int:
     """Measure Ninefold against its peers, with this machine's limits beside the figures.
 
     ops: separable layers against PyTorch's pair of convolutions. inference: whole networks against PyTorch
-    and, where they are installed, ONNX Runtime and OpenVINO. Other ARGUMENTS go to the benchmark.
+    and, where they are installed (`make peers`), ONNX Runtime, OpenVINO, ncnn and ExecuTorch. Other ARGUMENTS
+    go to the benchmark.
 
     \b
     Example: ninefold bench ops --threads 1
-             ninefold bench inference --network efficientnet-lite0
+             ninefold bench inference --network timm:mobilenetv2_100 --batch 1
     """
     program = _FOLDER / f"{which}.py"
     if not program.is_file():
