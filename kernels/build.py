@@ -157,6 +157,7 @@ def _table_row(isa: InstructionSet) -> str:
         f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}, {symbol(f'depthwise_{k}x{k}_s{s}_edge')}}}"
         for k, s in depthwise.SPECIALISED
     )
+
     def panels(operator: str, widths: Iterable[int]) -> str:
         return ", ".join(
             f"{{{w}, {{" + ", ".join(f"{{{n}, {symbol(f'{operator}_{n}x{w}')}}}" for n in isa.tiles[w]) + "}}"

@@ -109,7 +109,9 @@ void Pointwise::run(const float* image, int64_t pixels, const float* residual, f
     // Where the weights outweigh the pixels, each thread takes its own weights; else its own pixels.
     const bool by_panels =
         threads > 1 && count >= threads && (out_channels_ > pixels || pixels < 2 * threads * tallest);
-    const int64_t cached = std::max<int64_t>(tallest, 65536 / in_channels_ / tallest * tallest);
+    // A block of pixels stays in the second cache, and so does what becomes of it if it is looked at again.
+    const int64_t numbers = std::max(in_channels_, activation_.epilogue ? 2 * out_channels_ : 0);
+    const int64_t cached = std::max<int64_t>(tallest, 65536 / numbers / tallest * tallest);
     const int64_t fair = (pixels + threads - 1) / threads;
     const int64_t step =
         by_panels ? std::min(pixels, cached)
