@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "nn": {"ops", "shape"},
     "inference": {"ops", "nn", "cost", "shape"},
     "training": {"inference", "ops", "nn", "cost", "shape"},
-    "convert": {"ops", "nn", "cost", "shape"},
+    "conversion": {"ops", "nn", "cost", "shape"},
     "census": {"cost", "shape"},
     "machine": set(),
     "measure": {"machine", "_kernels"},
@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "surroundings": {"machine", "measure", "reporting"},
     "explanation": {"cost", "shape"},
     "cli": {
-        *("cost", "shape", "ops", "nn", "inference", "training", "convert", "reporting", "explanation"),
+        *("cost", "shape", "ops", "nn", "inference", "training", "conversion", "reporting", "explanation"),
         *("census", "machine", "measure", "models", "photos", "surroundings", "_kernels"),
     },
 }

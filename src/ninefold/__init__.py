@@ -10,9 +10,24 @@ __version__ = "0.1.0"
 # Name -> the module that holds it. Nothing is imported until it is asked for: `import ninefold` needs
 # neither torch nor the compiled kernels.
 _MODULES = {"cost", "shape", "ops", "nn"}
-_FUNCTIONS = {"explain": "ninefold.explanation", "for_inference": "ninefold.inference"}
+_FUNCTIONS = {
+    "convert": "ninefold.conversion",
+    "explain": "ninefold.explanation",
+    "for_inference": "ninefold.inference",
+    "load_converted": "ninefold.conversion",
+}
 
-__all__ = ["__version__", "cost", "explain", "for_inference", "nn", "ops", "shape"]
+__all__ = [
+    "__version__",
+    "convert",
+    "cost",
+    "explain",
+    "for_inference",
+    "load_converted",
+    "nn",
+    "ops",
+    "shape",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,142 @@
+"""A conversion on disk: weights as safetensors, and one JSON that says which layers became what."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ninefold.conversion.factors import ORDERS
+from ninefold.conversion.layers import Choice, put, separable
+
+if TYPE_CHECKING:
+    from ninefold.conversion.result import Conversion
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "conversion.json"
+_FORMAT = 1
+
+
+def save(conversion: Conversion, folder: Path) -> None:
+    """Write `conversion` into `folder`, which must not exist; all of it or nothing."""
+    from safetensors.torch import save_model
+
+    check_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        # Tensors that several names share are written once, and shared again when they are loaded.
+        save_model(conversion.model, str(made / WEIGHTS))
+        description = {
+            "format": _FORMAT,
+            "layers": [
+                {**asdict(layer), "bias": _has_bias(conversion.model, layer.name)}
+                for layer in conversion.layers
+            ],
+            "notes": conversion.notes,
+        }
+        (made / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        made.chmod(0o777 & ~_umask())
+        os.rename(made, folder)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def load_converted(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Return a copy of `model` with the conversion that `save` wrote into `folder`: layers and weights.
+
+    `model` is a fresh network of the kind that was converted; its own weights do not matter, and it is not
+    touched. Raises FileNotFoundError for a folder without a conversion, ValueError for one that cannot be
+    read or that belongs to another network.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    folder = Path(folder)
+    described, weights = _read(folder)
+    made = copy.deepcopy(model)
+    for name, choice, bias in described:
+        try:
+            convolution = made.get_submodule(name)
+        except AttributeError:
+            raise ValueError(_other(folder, f"it has no layer {name!r}")) from None
+        if not isinstance(convolution, nn.Conv2d):
+            raise ValueError(_other(folder, f"{name!r} is no Conv2d, but {type(convolution).__name__}"))
+        put(made, name, separable(convolution, choice, bias=bias))
+    _load(made, weights, folder)
+    return made
+
+
+def check_new(folder: Path) -> None:
+    """Raise FileExistsError if there is something called `folder`."""
+    if os.path.lexists(folder):
+        raise FileExistsError(f"`folder` must be new, got {str(folder)!r}, which exists")
+
+
+def _read(folder: Path) -> tuple[list[tuple[str, Choice, bool]], Mapping[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"`folder` must hold a conversion, got {str(folder)!r}, without {name}")
+    try:
+        written: Any = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if written["format"] != _FORMAT:
+            raise ValueError(f"it has format {written['format']}, not {_FORMAT}")
+        described = [
+            (str(layer["name"]), _choice(layer), bool(layer["bias"]))
+            for layer in written["layers"]
+            if layer["terms"] is not None
+        ]
+        weights: Mapping[str, Tensor] = load_file(str(folder / WEIGHTS))
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        rule = "`folder` must hold a conversion that `save` wrote"
+        raise ValueError(f"{rule}, got {str(folder)!r}: {type(error).__name__}: {error}") from error
+    return described, weights
+
+
+def _choice(layer: Mapping[str, Any]) -> Choice:
+    if layer["first"] not in ORDERS or not isinstance(layer["terms"], int) or layer["terms"] < 1:
+        raise ValueError(f"{layer['terms']!r} terms, {layer['first']!r} first")
+    return Choice(layer["first"], layer["terms"])
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    wanted = model.state_dict()
+    for name, value in weights.items():
+        if name not in wanted:
+            raise ValueError(_other(folder, f"it has no weights {name!r}"))
+        if wanted[name].shape != value.shape:
+            here, there = tuple(wanted[name].shape), tuple(value.shape)
+            raise ValueError(_other(folder, f"its {name} has shape {here}, the conversion's {there}"))
+    addresses = {wanted[name].data_ptr() for name in weights}
+    missing = [
+        name for name, value in wanted.items() if name not in weights and value.data_ptr() not in addresses
+    ]
+    if missing:
+        raise ValueError(_other(folder, f"the conversion has no weights {missing[0]!r}"))
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _other(folder: Path, why: str) -> str:
+    return f"`model` must be the network that was converted into {str(folder)!r}: {why}"
+
+
+def _has_bias(model: nn.Module, name: str) -> bool:
+    layer = model.get_submodule(name)
+    last = layer[-1] if isinstance(layer, nn.Sequential) else layer
+    return getattr(last, "bias", None) is not None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
