@@ -42,7 +42,7 @@ def test_interactive_python_gives_what_the_readme_says() -> None:
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("text", PYTHON, ids=["for_inference", "operators"])
+@pytest.mark.parametrize("text", PYTHON, ids=["for_inference", "for_training", "operators"])
 def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     if "timm" in text:
@@ -55,6 +55,8 @@ def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(text, names)
     if "for_inference" in text:
         assert "fused" in capsys.readouterr().out
+    elif "for_training" in text:
+        assert "52 of 52 convolutions train in 16 fused chains" in capsys.readouterr().out
     else:
         assert names["y"].shape == (1, 128, 9, 9)
         assert names["layer"](names["x"]).shape == (1, 128, 5, 5)

@@ -9,12 +9,14 @@ __version__ = "0.1.0"
 
 # Name -> the module that holds it. Nothing is imported until it is asked for: `import ninefold` needs
 # neither torch nor the compiled kernels.
-_MODULES = {"cost", "shape", "ops", "nn"}
+_MODULES = {"cost", "shape", "ops", "nn", "training"}
 _FUNCTIONS = {
     "convert": "ninefold.conversion",
     "explain": "ninefold.explanation",
     "for_inference": "ninefold.inference",
+    "for_training": "ninefold.training",
     "load_converted": "ninefold.conversion",
+    "restore": "ninefold.training",
 }
 
 __all__ = [
@@ -23,10 +25,13 @@ __all__ = [
     "cost",
     "explain",
     "for_inference",
+    "for_training",
     "load_converted",
     "nn",
     "ops",
+    "restore",
     "shape",
+    "training",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import ninefold.training
 from ninefold.ops import packed, sequence
+from ninefold.training import chain
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,19 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Count:
 
     for layer in (sequence.Sequence, packed.Conv2d, packed.Separable, packed.Inverted):
         monkeypatch.setattr(layer, "forward", counted(layer.forward))
+    return count
+
+
+@pytest.fixture
+def chains(monkeypatch: pytest.MonkeyPatch) -> Count:
+    """Count the chains that run as one function."""
+    count, run = Count(), chain.run
+
+    def counted(*args: Any, **named: Any) -> Any:
+        count.calls += 1
+        return run(*args, **named)
+
+    monkeypatch.setattr(chain, "run", counted)
     return count
 
 
@@ -132,3 +147,50 @@ def _clones(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def compiled() -> Callable[..., Any]:
     """Compile for this backend."""
     return lambda model, **options: torch.compile(model, backend=ninefold.training.backend, **options)
+
+
+@pytest.fixture
+def same_training() -> Callable[..., Any]:
+    """Train a model and a copy of it in PyTorch for a few steps; hold everything they have to each other."""
+
+    def train(
+        model: nn.Module,
+        *inputs: torch.Tensor,
+        prepare: Callable[[nn.Module], Any] = ninefold.training.for_training,
+        step: Callable[..., torch.Tensor] = _loss,
+        steps: int = 3,
+        tolerance: float = 2e-5,
+    ) -> None:
+        plain = copy.deepcopy(model)
+        states = []
+        for net, run in ((model, prepare(model)), (plain, plain)):
+            optimiser = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
+            losses = []
+            for number in range(steps):
+                torch.manual_seed(number)
+                optimiser.zero_grad()
+                loss = step(run, *_clones(inputs))
+                loss.backward()
+                losses.append(loss.item())
+                optimiser.step()
+            buffers = {
+                f"{name}.momentum": optimiser.state[parameter].get("momentum_buffer")
+                for name, parameter in net.named_parameters()
+            }
+            states.append({"losses": torch.tensor(losses)} | net.state_dict() | buffers)
+        ours, theirs = states
+        assert ours.keys() == theirs.keys()
+        for name, want in theirs.items():
+            got = ours[name]
+            assert (got is None) == (want is None), name
+            if want is None:
+                continue
+            assert got.dtype == want.dtype and got.shape == want.shape, name
+            scale = max(1.0, want.abs().max().item()) if want.numel() else 1.0
+            assert (got - want).abs().max() <= tolerance * scale, name
+
+    return train
+
+
+def _loss(run: Callable[..., Any], *inputs: torch.Tensor) -> torch.Tensor:
+    return run(*inputs).square().mean()

@@ -92,7 +92,10 @@ def test_it_says_what_became_of_a_graph(model, images, compiled, told):
     fast(images)
     assert told() == [
         "torch.compile: 5 convolutions run as 3 kernels",
-        "torch.compile: a graph runs in PyTorch: gradients are wanted",
+        "torch.compile: 4 of 5 convolutions train in 2 fused chains\n"
+        "  fused    first.0 + first.3\n"
+        "  fused    second.0 + second.3\n"
+        "  PyTorch  stem: neither depthwise nor followed by batch-norm",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Who wants gradients gets PyTorch's; who wants none, kernels: in one model, call by call."""
+"""Who wants gradients gets them; who wants none, packed kernels: in one model, call by call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_a_call_in_eval_mode_has_gradients(model, images, compiled, kernels):
     assert kernels.since()
     ours, theirs = gradients(fast, images), gradients(plain, images)
     assert not kernels.since()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-4)
     with torch.no_grad():
         assert not fast(images).requires_grad
     assert kernels.since()
@@ -39,7 +40,7 @@ def test_an_image_that_requires_gradients_through_frozen_weights(model, images, 
     ours, theirs = (images.clone().requires_grad_() for _ in range(2))
     fast(ours).sum().backward()
     model(theirs).sum().backward()
-    assert torch.equal(ours.grad, theirs.grad)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
     assert not kernels.since()
 
 

@@ -264,7 +264,12 @@ _ACTIVATIONS: dict[str, Callable[[dict[str, Any]], str | None]] = {
 def activation_of(node: Node) -> str | None:
     """The activation that a node computes, by its name in `ninefold.ops`, or None."""
     name = operator(node)
-    return _ACTIVATIONS[name](arguments(node)) if name in _ACTIVATIONS and not writes(node) else None
+    return activation_called(name, arguments(node)) if name in _ACTIVATIONS and not writes(node) else None
+
+
+def activation_called(name: str, given: dict[str, Any]) -> str | None:
+    """The activation that an operator computes with these arguments, by its name here, or None."""
+    return _ACTIVATIONS[name](given) if name in _ACTIVATIONS else None
 
 
 def _chain(stage: Stage, stages: dict[Node, Stage]) -> tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,40 +11,67 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ninefold.ops import backend as kernels
+from ninefold.training import checkpoints
 from ninefold.training.capture import Unsupported, capture
 from ninefold.training.evaluation import Evaluation
+from ninefold.training.learning import Learning
 
 _log = logging.getLogger("ninefold")
 
 Run = Callable[..., Any]
+KEPT = ("float32", "bfloat16")
 
 
-def backend(graph: GraphModule, example_inputs: list[Any]) -> Run:
+def backend(
+    graph: GraphModule, example_inputs: list[Any], *, options: Mapping[str, Any] | None = None, **_: Any
+) -> Run:
     """Return what computes `graph` from now on; Dynamo guards grad mode, shapes, dtypes and devices.
 
-    Raises nothing for a graph that it does not understand: that one runs in PyTorch.
+    `options`: "activations" is what is kept for the backward pass, "float32" or "bfloat16". Raises ValueError
+    for another; nothing for a graph that it does not understand: that one runs in PyTorch.
     """
+    keep = check_options(options)
+    run: Run = graph.forward
     try:
-        reason = _wants_pytorch(example_inputs)
-        if reason:
-            raise Unsupported(reason)
+        refused = _wants_pytorch(example_inputs)
+        if gradients_wanted(example_inputs):
+            learning = Learning(graph, example_inputs, keep, refused=refused)
+            _log.info("torch.compile: %s", learning.report())
+            return learning.run
+        run = checkpoints.restored(graph)
+        if refused:
+            raise Unsupported(refused)
         with torch.inference_mode(False), torch.no_grad():
-            evaluation = Evaluation(graph.forward, capture(graph, example_inputs))
+            evaluation = Evaluation(run, capture(graph, example_inputs))
     except Unsupported as unsupported:
         _log.info("torch.compile: a graph runs in PyTorch: %s", unsupported)
-        return graph.forward
+        return run
     except Exception:
         _log.warning("torch.compile: a graph runs in PyTorch, because reading it failed", exc_info=True)
-        return graph.forward
+        return run
     _log.info("torch.compile: %s", evaluation)
     return evaluation.run
+
+
+def check_options(options: Mapping[str, Any] | None) -> str:
+    """What is kept for the backward pass; raises ValueError for an option that there is not."""
+    options = dict(options or {})
+    keep = options.pop("activations", None)
+    if options:
+        raise ValueError(f"`options` must have no other key than 'activations', got {sorted(options)}")
+    if keep not in (None, *KEPT):
+        raise ValueError(f"`activations` must be None, 'float32' or 'bfloat16', got {keep!r}")
+    return keep or "float32"
+
+
+def gradients_wanted(inputs: Sequence[Any]) -> bool:
+    """Whether PyTorch would record what is computed from these."""
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 def _wants_pytorch(inputs: list[Any]) -> str:
     """Why a graph with these inputs is PyTorch's, whatever it computes; "" if it is not."""
     tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return "gradients are wanted"
     if any(torch.is_autocast_enabled(device) for device in {tensor.device.type for tensor in tensors}):
         return "autocast is on"
     for tensor in tensors:

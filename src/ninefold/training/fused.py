@@ -1,0 +1,94 @@
+"""One chain at work inside a graph: in kernels where they reach; it updates the running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ninefold.ops import backend
+from ninefold.training import chain, plain
+from ninefold.training.chain import Stage
+from ninefold.training.plain import Tensors
+
+# Shapes whose answer is remembered are forgotten when there are more of them.
+_MOST_SHAPES = 1024
+
+
+class Fused(nn.Module):
+    """Stands in a graph for the nodes of a chain. Holds no tensors: they come with each call."""
+
+    def __init__(self, stages: tuple[Stage, ...], keep: str) -> None:
+        super().__init__()
+        self.stages, self.keep = stages, keep
+        self._reasons: dict[tuple[int, ...], str] = {}
+
+    def forward(
+        self, x: Tensor, tensors: Sequence[Tensors], momenta: Sequence[float], residual: Tensor | None = None
+    ) -> Tensor:
+        """Return the chain's result, channels-last where kernels ran, and update the running statistics."""
+        if _taken_apart(x) or self._reason(x, tensors):
+            return plain.run(x, self.stages, tensors, momenta, residual)
+        out, statistics = chain.run(x, self.stages, tensors, residual, keep=self.keep)
+        counts = self._values_per_channel(x, tensors)
+        for (mean, variance), count, own, momentum in zip(statistics, counts, tensors, momenta, strict=True):
+            _update(own[4], own[5], mean, variance, count, momentum)
+        return out
+
+    @property
+    def reason(self) -> str:
+        """Why the chain ran in PyTorch at a shape it met, or ""."""
+        return next(filter(None, self._reasons.values()), "")
+
+    def _reason(self, x: Tensor, tensors: Sequence[Tensors]) -> str:
+        key = (*x.shape, *x.stride())
+        known = self._reasons.get(key)
+        if known is None:
+            if len(self._reasons) >= _MOST_SHAPES:
+                self._reasons.clear()
+            # PyTorch has the words for a batch whose variance is that of one number.
+            alone = min(self._values_per_channel(x, tensors)) <= 1
+            known = "one value per channel" if alone else chain.supported(x, self.stages, tensors)
+            self._reasons[key] = known
+        return known
+
+    def _values_per_channel(self, x: Tensor, tensors: Sequence[Tensors]) -> list[int]:
+        """Of each convolution's output: batch × height × width."""
+        batch, _, height, width = x.shape
+        counts = []
+        for stage, (weight, *_) in zip(self.stages, tensors, strict=True):
+            left, right, top, bottom = stage.padding
+            height = _size(height + top + bottom, weight.shape[2], stage.stride[0], stage.dilation[0])
+            width = _size(width + left + right, weight.shape[3], stage.stride[1], stage.dilation[1])
+            counts.append(batch * height * width)
+        return counts
+
+
+def _update(
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    count: int,
+    momentum: float,
+) -> None:
+    """Move the running statistics towards the batch's, as `F.batch_norm` does: the variance is unbiased.
+
+    Through `data`, because `F.batch_norm` leaves the version counters alone.
+    """
+    if running_mean is None or running_variance is None or not mean.numel():
+        return
+    running_mean.data.mul_(1 - momentum).add_(mean, alpha=momentum)
+    running_variance.data.mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
+
+
+def _taken_apart(x: Tensor) -> bool:
+    """Whether someone looks at the single operators: autocast, `torch.func`, a dispatch mode."""
+    return (
+        torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() > 0 or backend.taken_apart(x)
+    )
+
+
+def _size(padded: int, kernel: int, stride: int, dilation: int) -> int:
+    return (padded - (kernel - 1) * dilation - 1) // stride + 1

@@ -1,0 +1,82 @@
+"""`for_training` and `restore`: in place, undone without a trace; `summary` says what became of a model."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import ninefold
+from ninefold import training
+
+
+def test_the_model_stays_what_it_was(model, images, chains):
+    names, modules = list(model.state_dict()), list(model.modules())
+    assert ninefold.for_training(model) is model
+    model.train()(images).sum().backward()
+    assert chains.since() == 2
+    assert list(model.state_dict()) == names
+    assert list(model.modules()) == modules
+    assert type(model).__name__ == "Separable"
+
+
+def test_restore_undoes_it(model, images, chains):
+    before = set(vars(model))
+    ninefold.for_training(model)
+    assert ninefold.restore(model) is model
+    model.train()(images).sum().backward()
+    assert not chains.since()
+    assert set(vars(model)) == before
+    assert ninefold.restore(model) is model
+
+
+def test_copies_and_pickles_are_plain(model, images, chains):
+    ninefold.for_training(model)
+    wanted = model(images)
+    chains.since()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(images), wanted)
+        assert not chains.since()
+
+
+def test_two_models_of_one_class_have_their_own_summaries(model, images):
+    other = copy.deepcopy(model)
+    assert training.summary(model) == "no graph of this model has been compiled for training yet"
+    ninefold.for_training(model)(images)
+    assert training.summary(model).splitlines() == [
+        "4 of 5 convolutions train in 2 fused chains",
+        "  fused    first.0 + first.3",
+        "  fused    second.0 + second.3",
+        "  PyTorch  stem: neither depthwise nor followed by batch-norm",
+    ]
+    assert training.summary(other) == "no graph of this model has been compiled for training yet"
+    ninefold.for_training(other)(images)
+    assert training.summary(other) == training.summary(model)
+
+
+@pytest.mark.parametrize("function", [ninefold.for_training, ninefold.restore, training.summary])
+def test_what_is_no_module(function):
+    with pytest.raises(TypeError, match=r"`model` must be an nn\.Module, got str"):
+        function("mobilenet")
+
+
+def test_another_dtype_for_activations(model):
+    words = "`activations` must be None, 'float32' or 'bfloat16', got 'float16'"
+    with pytest.raises(ValueError, match=words):
+        ninefold.for_training(model, activations="float16")
+    ninefold.for_training(model, activations="bfloat16")
+
+
+def test_an_unknown_option(model, images):
+    fast = torch.compile(model, backend="ninefold", options={"speed": 3})
+    with pytest.raises(Exception, match="`options` must have no other key than 'activations'"):
+        fast(images)
+
+
+def test_a_frozen_network_does_not_train(images):
+    fast = ninefold.for_inference(nn.Conv2d(3, 4, 3).eval(), images)
+    with pytest.raises(ValueError, match="`model` must be the original"):
+        ninefold.for_training(fast)
