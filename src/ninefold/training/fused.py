@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Fused(nn.Module):
     def __init__(self, stages: tuple[Stage, ...], keep: str) -> None:
         super().__init__()
         self.stages, self.keep = stages, keep
-        self._reasons: dict[tuple[int, ...], str] = {}
+        self._reasons: dict[Any, str] = {}
 
     def forward(
         self, x: Tensor, tensors: Sequence[Tensors], momenta: Sequence[float], residual: Tensor | None = None
@@ -42,7 +43,7 @@ class Fused(nn.Module):
         return next(filter(None, self._reasons.values()), "")
 
     def _reason(self, x: Tensor, tensors: Sequence[Tensors]) -> str:
-        key = (*x.shape, *x.stride())
+        key = x.shape, x.stride(), x.dtype, x.device
         known = self._reasons.get(key)
         if known is None:
             if len(self._reasons) >= _MOST_SHAPES:

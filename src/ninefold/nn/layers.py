@@ -1,8 +1,4 @@
-"""Layers with PyTorch's weight layouts and state_dict names, run by `ninefold.ops`.
-
-Weights and biases start as those of `torch.nn.Conv2d`. `stride`, `padding`, `dilation` and the activations
-are `ninefold.ops`'s. `from_keras` makes a layer from Keras's kernels; Keras's "same" is "same_upper" here.
-"""
+"""Depthwise, pointwise and separable convolutions as modules, one operator each."""
 
 from __future__ import annotations
 
