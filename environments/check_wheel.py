@@ -23,7 +23,11 @@ def complaints(wheel: Path) -> list[str]:
     if len(extensions) != 1:
         found.append(f"one extension expected, found {sorted(extensions)}")
     found += [f"{name}: {size:,} bytes" for name, size in extensions.items() if size > _LARGEST_EXTENSION]
-    needed = ("ninefold/reporting/templates/demo.html.j2", "ninefold/py.typed")
+    needed = (
+        "ninefold/reporting/templates/demo.html.j2",
+        "ninefold/reporting/script/report.js",
+        "ninefold/py.typed",
+    )
     found += [f"{name}: missing" for name in needed if name not in sizes]
     return found
 

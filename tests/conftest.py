@@ -1,10 +1,14 @@
-"""Fixtures for every test that runs kernels: each instruction set of this machine, one thread and two."""
+"""Fixtures for many rooms: instruction sets of this machine, one thread and two, a browser for pages."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def _instruction_sets() -> list[str]:
@@ -39,3 +43,40 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any, tmp_path: Any) -> Iterator[Any]:
+    """A function that opens HTML or SVG in a tab; at the end none has complained or asked the network."""
+    tabs, said, asked = [], [], []
+
+    def open_(text: str, *, width: int = 1400, suffix: str = ".html", **options: Any) -> Any:
+        path = tmp_path / f"{len(tabs)}{suffix}"
+        path.write_text(text, encoding="utf-8")
+        context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        tab = context.new_page()
+        tabs.append(context)
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_
+    for context in tabs:
+        context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "about:", "blob:file:"))] == []

@@ -228,3 +228,39 @@ def test_the_stages_refuse_bad_sizes_too():
         cost.pointwise(3, "4", 5)
     with pytest.raises(ValueError, match="`output_size` must be positive, got -5"):
         cost.one_kernel(3, 3, -5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "multiplications", "parameters"),
+    [
+        ((8, 16, (3,), (10,)), {}, 10 * 3 * 8 * 16, 3 * 8 * 16),
+        ((8, 16, (3, 5), (10, 7)), {"groups": 4}, 70 * 15 * 8 * 16 // 4, 15 * 8 * 16 // 4),
+        ((8, 16, (3, 3, 3), (4, 5, 6)), {}, 120 * 27 * 8 * 16, 27 * 8 * 16),
+        ((8, 6, (2, 2), (20, 20)), {"transposed_from": (10, 10)}, 100 * 4 * 8 * 6, 4 * 8 * 6),
+        ((8, 8, (3,), (19,)), {"transposed_from": (9,), "groups": 8}, 9 * 3 * 8, 3 * 8),
+    ],
+)
+def test_any_convolution_is_counted(arguments, more, multiplications, parameters):
+    counted = cost.convolution(*arguments, **more)
+    assert (counted.multiplications, counted.parameters) == (multiplications, parameters)
+    assert counted.output == (*arguments[3], arguments[1])
+
+
+def test_a_convolution_in_two_dimensions_is_the_standard_one():
+    assert cost.convolution(512, 1024, (3, 3), (14, 14)) == cost.standard(512, 1024, 3, 14)
+    assert cost.convolution(512, 512, (3, 3), (14, 14), groups=512) == cost.depthwise(512, 3, 14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "words"),
+    [
+        ((8, 16, (3,), (10,)), {"groups": 3}, "`groups` must divide the 8 input channels, got 3"),
+        ((8, 9, (3,), (10,)), {"groups": 4}, "`groups` must divide the 9 output channels, got 4"),
+        ((8, 16, (3, 3), (10,)), {}, r"`output_size` must have 2 numbers, as `kernel_size` has, got \(10,\)"),
+        ((8, 16, (3,), (10,)), {"transposed_from": (5, 5)}, "`transposed_from` must have 1 numbers"),
+        ((8, 16, (0,), (10,)), {}, "`kernel_size` must be positive, got 0"),
+    ],
+)
+def test_a_convolution_that_cannot_be_is_named(arguments, more, words):
+    with pytest.raises(ValueError, match=words):
+        cost.convolution(*arguments, **more)

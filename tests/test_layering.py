@@ -26,17 +26,21 @@ ALLOWED: dict[str, set[str]] = {
     "inference": {"ops", "cost", "shape"},
     "training": {"inference", "ops", "cost", "shape"},
     "conversion": {"ops", "nn", "cost", "shape"},
-    "census": {"cost", "shape"},
+    "operators": {"cost", "shape"},
+    "census": {"operators", "cost", "shape"},
     "machine": set(),
     "measure": {"machine", "_kernels"},
     "photos": set(),
     "models": {"photos"},
     "reporting": {"cost", "shape"},
     "surroundings": {"machine", "measure", "reporting"},
+    "survey": {
+        *("census", "operators", "inference", "ops", "reporting", "measure", "surroundings", "cost", "shape"),
+    },
     "explanation": {"cost", "shape"},
     "cli": {
         *("cost", "shape", "ops", "nn", "inference", "training", "conversion", "reporting", "explanation"),
-        *("census", "machine", "measure", "models", "photos", "surroundings", "_kernels"),
+        *("census", "machine", "measure", "models", "photos", "surroundings", "survey", "_kernels"),
     },
 }
 

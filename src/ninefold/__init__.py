@@ -16,6 +16,7 @@ _FUNCTIONS = {
     "for_inference": "ninefold.inference",
     "for_training": "ninefold.training",
     "load_converted": "ninefold.conversion",
+    "report": "ninefold.survey",
     "restore": "ninefold.training",
 }
 
@@ -29,6 +30,7 @@ __all__ = [
     "load_converted",
     "nn",
     "ops",
+    "report",
     "restore",
     "shape",
     "training",

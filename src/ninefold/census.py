@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .operators import Operator, describe
 from .shape import ConvShape
 
 _aten = torch.ops.aten
@@ -36,10 +37,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Census:
-    """The layers in the order they ran, and the names of what could not be counted (3-d, transposed)."""
+    """The layers in the order they ran, and every operator that was called, with what it costs.
+
+    `uncounted` has the names of the convolutions that are no layer here, because they are not two-dimensional
+    or are transposed; their cost stands in `operators`.
+    """
 
     layers: tuple[Layer, ...]
     uncounted: tuple[str, ...] = ()
+    operators: tuple[Operator, ...] = ()
 
     @property
     def pairs(self) -> tuple[tuple[Layer, Layer], ...]:
@@ -98,9 +104,9 @@ def take(model: torch.nn.Module, example_inputs: tuple[Any, ...]) -> Census:
     if not isinstance(example_inputs, tuple):
         raise TypeError(f"`example_inputs` must be a tuple, got {type(example_inputs).__name__}")
     counter = _Counter(model)
-    with _in_eval(model), torch.no_grad(), counter:
+    with in_eval(model), torch.no_grad(), _callers(model, counter.callers), counter:
         model(*example_inputs)
-    return Census(tuple(counter.layers), tuple(counter.uncounted))
+    return Census(tuple(counter.layers), tuple(counter.uncounted), tuple(counter.operators))
 
 
 def _parameters(layers: Iterable[tuple[str, ConvShape]]) -> int:
@@ -108,7 +114,22 @@ def _parameters(layers: Iterable[tuple[str, ConvShape]]) -> int:
 
 
 @contextmanager
-def _in_eval(model: torch.nn.Module) -> Iterator[None]:
+def _callers(model: torch.nn.Module, callers: list[str]) -> Iterator[None]:
+    """Keep in `callers` the names of the modules that are running, innermost last."""
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: callers.append(name)))
+        hooks.append(module.register_forward_hook(lambda *_: callers.pop() and None, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def in_eval(model: torch.nn.Module) -> Iterator[None]:
+    """Put `model` into eval mode, and each of its modules back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -124,6 +145,8 @@ class _Counter(TorchDispatchMode):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.layers: list[Layer] = []
+        self.operators: list[Operator] = []
+        self.callers: list[str] = []
         self.uncounted: list[str] = []
         self._names = {weight.data_ptr(): name for name, weight in model.named_parameters()}
         self._source: dict[int, int] = {}  # id of a tensor -> position of the depthwise layer it comes from
@@ -133,12 +156,24 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        before = len(self.layers)
         if func is _aten.convolution.default:
             self._convolution(result, *args[:9])
         elif func in (_aten.addmm.default, _aten.mm.default):
             self._linear(*args[-2:])
         else:
             self._elementwise(args, result)
+        self.operators.append(
+            describe(
+                func,
+                args,
+                kwargs or {},
+                result,
+                weights=self._names,
+                module=next((name for name in reversed(self.callers) if name), ""),
+                layer=before if len(self.layers) > before else None,
+            )
+        )
         return result
 
     def _convolution(

@@ -12,6 +12,7 @@ multiplier widens the depthwise stage. Biases, batch-norm and additions are not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -28,7 +29,7 @@ class Cost:
 
     multiplications: int
     parameters: int
-    output: tuple[int, int, int]
+    output: tuple[int, ...]
 
     def __add__(self, other: Cost) -> Cost:
         if not isinstance(other, Cost):
@@ -65,7 +66,7 @@ class Row:
     """One line of the table: counts, or in the last line the ratios, which have no output."""
 
     name: str
-    output: tuple[int, int, int] | None
+    output: tuple[int, ...] | None
     multiplications: int | Fraction
     parameters: int | Fraction
 
@@ -123,6 +124,39 @@ def compare(
         standard(in_channels, out_channels, kernel_size, output_size),
         separable(in_channels, out_channels, kernel_size, output_size, multiplier=multiplier),
     )
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    output_size: Sequence[int],
+    *,
+    groups: int = 1,
+    transposed_from: Sequence[int] | None = None,
+) -> Cost:
+    """Any convolution, in as many dimensions as `kernel_size` has: positions · ∏Dk · M · N / groups.
+
+    The positions are those of the output; for a transposed convolution those of its input, `transposed_from`,
+    for there each input number meets a whole kernel. A stride shows in the sizes; a dilation costs nothing.
+    Raises TypeError and ValueError, as all functions here, and ValueError for groups that do not divide both
+    channels or sizes of different dimensions.
+    """
+    inputs, outputs = integer("in_channels", in_channels), integer("out_channels", out_channels)
+    for kind, channels in (("input", inputs), ("output", outputs)):
+        if channels % integer("groups", groups) != 0:
+            raise ValueError(f"`groups` must divide the {channels} {kind} channels, got {groups}")
+    sizes = {"kernel_size": kernel_size, "output_size": output_size, "transposed_from": transposed_from}
+    checked = {
+        name: tuple(integer(name, each) for each in size) for name, size in sizes.items() if size is not None
+    }
+    for name, size in checked.items():
+        if len(size) != len(checked["kernel_size"]):
+            dimensions = len(checked["kernel_size"])
+            raise ValueError(f"`{name}` must have {dimensions} numbers, as `kernel_size` has, got {size}")
+    weights = numel(checked["kernel_size"]) * inputs * outputs // groups
+    positions = numel(checked.get("transposed_from", checked["output_size"]))
+    return Cost(positions * weights, weights, (*checked["output_size"], outputs))
 
 
 def of(shape: ConvShape) -> Cost:

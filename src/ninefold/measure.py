@@ -39,6 +39,11 @@ class Timing:
         return median(self.samples)
 
     @property
+    def best(self) -> float:
+        """Seconds of the fastest round: what it can do, whatever else the machine did."""
+        return min(self.samples)
+
+    @property
     def spread(self) -> float:
         """Half the distance between the quartiles, as a share of the median."""
         ordered = sorted(self.samples)

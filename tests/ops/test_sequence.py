@@ -205,3 +205,14 @@ def test_concatenation_and_channels(kernels, channels):
     whole, part = Sequence(count, steps, ((count, 4), (count + 1, 4)))(*images)
     assert torch.equal(whole, torch.cat(images, 1))
     assert torch.equal(part, whole[:, 1 : channels[0] + 1])
+
+
+def test_each_step_has_its_time_also_where_the_extension_makes_two_of_it() -> None:
+    x = torch.randn(1, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    layer = Conv2d(torch.randn(8, 8, 3, 3), None, padding=(1, 1, 1, 1))
+    steps = (Step("layer", (0, 0), layer), Step("relu", (1,)), Step("mean", (2,)))
+    sequence = Sequence(1, steps, ((3, 2),))
+    assert sequence.in_extension(x)
+    results, seconds = sequence.timed(x)
+    assert torch.equal(results[0], sequence(x)[0])
+    assert len(seconds) == 3 and all(each > 0 for each in seconds)

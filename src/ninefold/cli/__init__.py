@@ -22,7 +22,7 @@ COMMANDS = {
     "demo": "Run EfficientNet-Lite0 on a photograph, plain and through Ninefold, side by side.",
     "cost": "Count one layer, standard and separable: multiplications, parameters, ratio.",
     "explain": "Why one layer is cheap: eight pictures and a page, in English or Chinese.",
-    "report": "The same page as the demo's, for any network.",
+    "report": "What a network costs, what it would cost the other way, where its time goes.",
     "bench": "Measure Ninefold against its peers, with this machine's limits beside.",
     "doctor": "Show what runs here, this machine's limits, and what would fall back.",
 }

@@ -52,7 +52,7 @@ def examine(
             comparison = measure.interleaved(runs, seconds=seconds, progress=steps.done)
     contenders = {
         name: data.Contender(
-            name, _guesses(logits[name], network.classes), comparison[name].median, comparison[name].spread
+            name, guesses(logits[name], network.classes), comparison[name].median, comparison[name].spread
         )
         for name in runs
     }
@@ -98,7 +98,8 @@ def _runs(
     return {NCHW: lambda: model(x), NHWC: lambda: nhwc(x_nhwc), NINEFOLD: lambda: fast(x_nhwc)}
 
 
-def _guesses(logits: torch.Tensor, classes: tuple[str, ...] | None) -> tuple[data.Guess, ...]:
+def guesses(logits: torch.Tensor, classes: tuple[str, ...] | None) -> tuple[data.Guess, ...]:
+    """The likeliest classes, five at most; `classes` are their names."""
     probabilities, indices = logits.flatten().softmax(0).topk(min(_TOP, logits.numel()))
     found = zip(indices.tolist(), probabilities.tolist(), strict=True)
     return tuple(data.Guess(i, classes[i] if classes else f"class {i}", share) for i, share in found)

@@ -12,6 +12,12 @@ from ninefold.inference.capture import Captured
 from ninefold.inference.graph import operator, sizes, value
 from ninefold.inference.summary import Layer
 
+# Convolutions that no kernel does, and why.
+_STRANGERS = {
+    **dict.fromkeys(("conv1d", "conv3d"), "not a two-dimensional convolution"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "a transposed convolution"),
+}
+
 
 def describe(
     source: GraphModule,
@@ -31,7 +37,7 @@ def describe(
     examples = next((leaf.shape[0] for leaf, on in zip(inputs, captured.batched, strict=True) if on), 1)
     layers, told = [], set()
     for node in source.graph.nodes:
-        if operator(node) not in (*match.CONVOLUTIONS, "linear"):
+        if operator(node) not in (*match.CONVOLUTIONS, *_STRANGERS, "linear"):
             continue
         block = owners.get(node)
         if block is None:
@@ -39,7 +45,7 @@ def describe(
             if operator(node) == "linear" and node.args[1].target in linear:
                 layers.append(Layer(_name(node), "kernel", "linear, as a pointwise layer", count))
                 continue
-            reason = left.get(node) or fallen or "a linear layer"
+            reason = left.get(node) or fallen or _STRANGERS.get(operator(node), "a linear layer")
             layers.append(Layer(_name(node), "pytorch", reason, count))
         elif block not in told:
             told.add(block)
@@ -69,8 +75,10 @@ def _name(node: Node) -> str:
 
 
 def _multiplications(node: Node) -> int:
-    """Multiplications of a convolution or a linear layer: each output is a sum over one kernel."""
+    """Multiplications of a convolution or a linear layer: each output sums over one kernel."""
     out, weight = value(node), value(node.args[1])
     if out is None or weight is None:
         return 0
-    return math.prod(sizes(out)) * math.prod(sizes(weight)[1:])
+    # In a transposed convolution each input meets a whole kernel.
+    places = value(node.args[0]) if "transpose" in operator(node) else out
+    return 0 if places is None else math.prod(sizes(places)) * math.prod(sizes(weight)[1:])

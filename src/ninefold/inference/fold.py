@@ -14,7 +14,13 @@ from ninefold.ops import packed
 
 
 def pack(source: GraphModule, block: Block) -> nn.Module:
-    """Make the kernel that does a block."""
+    """Make the kernel that does a block, labelled with the block's name."""
+    kernel = _kernel(source, block)
+    kernel.label = block.name
+    return kernel
+
+
+def _kernel(source: GraphModule, block: Block) -> packed.Packed:
     if len(block.stages) == 1:
         return _single(source, block.stages[0])
     if len(block.stages) == 3:

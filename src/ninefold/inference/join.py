@@ -196,7 +196,9 @@ def _linear(stretch: _Stretch, node: Node, given: dict[str, Any], source: GraphM
         return False
     matrix = attribute(source, weight.target).detach()[:, :, None, None]
     offset = None if bias is None else attribute(source, bias.target).detach()
-    return _step(stretch, node, "layer", (given["input"],), packed.Conv2d(matrix, offset))
+    layer = packed.Conv2d(matrix, offset)
+    layer.label = str(weight.target).removesuffix(".weight")
+    return _step(stretch, node, "layer", (given["input"],), layer)
 
 
 def _same(node: Node, given: dict[str, Any]) -> bool:

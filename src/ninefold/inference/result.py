@@ -56,18 +56,23 @@ class InferenceModel(nn.Module):
         if named:
             names = ", ".join(f"`{name}`" for name in named)
             raise TypeError(f"inputs must be positional, as the examples were, got {names}")
-        leaves, spec = pytree.tree_flatten(inputs)
-        any_batch, exact = _keys(leaves, spec)
-        chosen = self._plans.get(any_batch) or self._plans.get(exact) or self._planned(leaves, spec)
+        chosen = self.plan_for(*inputs)
         with torch.no_grad():
             if isinstance(chosen, str):
                 return self._original[0](*inputs)
+            leaves = pytree.tree_leaves(inputs)
             if torch.is_autocast_enabled("cpu"):
                 with torch.autocast("cpu", enabled=False):
                     out = chosen.run(*leaves)
             else:
                 out = chosen.run(*leaves)
         return pytree.tree_unflatten(list(out), chosen.captured.out_spec)
+
+    def plan_for(self, *inputs: Any) -> plan.Plan | str:
+        """What runs for these inputs, captured now if they are the first of their kind; or why not."""
+        leaves, spec = pytree.tree_flatten(inputs)
+        any_batch, exact = _keys(leaves, spec)
+        return self._plans.get(any_batch) or self._plans.get(exact) or self._planned(leaves, spec)
 
     def _planned(self, leaves: list[Any], spec: pytree.TreeSpec) -> plan.Plan | str:
         any_batch, exact = _keys(leaves, spec)

@@ -21,6 +21,7 @@ class Packed(nn.Module):
     """Holds the packed kernel, and leaves it behind when copied or pickled."""
 
     padding: Sides
+    label: str = ""  # the layers it stands for, by their names in the network; only told, never used
 
     def __init__(self) -> None:
         super().__init__()

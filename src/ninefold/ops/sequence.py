@@ -64,33 +64,60 @@ class Sequence(nn.Module):
         self.values = sorted({value for value, _ in outputs})
         self.layers = nn.ModuleList(step.layer for step in steps if step.layer is not None)
         self._plan: Any = None
+        self._numbers: list[int] = []  # of each step's value, in the plan
         self._shapes: dict[tuple[Sizes, ...], list[Sizes]] = {}
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run all steps."""
-        if any(_goes_to_pytorch(x) for x in inputs):
-            return self.step_by_step(*inputs)
-        return self.run(inputs)
+        return self.run(inputs) if self.in_extension(*inputs) else self.step_by_step(*inputs)
+
+    def in_extension(self, *inputs: Tensor) -> bool:
+        """Whether the extension takes these inputs, or PyTorch's operators do the work."""
+        return not any(_goes_to_pytorch(x) for x in inputs)
 
     def run(self, inputs: tuple[Tensor, ...], *, poison: bool = False) -> tuple[Tensor, ...]:
         """Run all steps in the extension; `poison` fills freed memory with NaN, a test of the arena."""
-        plan = self.plan
-        dense = [_dense(x) for x in inputs]
-        sizes = tuple(_sizes(x) for x in dense)
-        shapes = self._shapes.get(sizes)
-        if shapes is None:
-            shapes = self._shapes[sizes] = plan.shapes(list(sizes))
-        results = {
-            value: torch.empty((n, c, h, w), memory_format=torch.channels_last)
-            for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
-        }
-        plan.run(
+        dense, sizes, results = self._memory(inputs)
+        self.plan.run(
             [x.data_ptr() for x in dense],
             list(sizes),
             [out.data_ptr() for out in results.values()],
             torch.get_num_threads(),
             poison,
         )
+        return self._leaving(results)
+
+    def timed(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], list[float]]:
+        """Run all steps in the extension as `run` does; the results, and the seconds that each step took."""
+        plan = self.plan
+        dense, sizes, results = self._memory(inputs)
+        seconds = plan.timed(
+            [x.data_ptr() for x in dense],
+            list(sizes),
+            [out.data_ptr() for out in results.values()],
+            torch.get_num_threads(),
+        )
+        # A step may be several of the extension's: where each begins and ends.
+        ends = [number - self.inputs + 1 for number in self._numbers]
+        spans = zip([0, *ends], ends, strict=False)
+        return self._leaving(results), [sum(seconds[first:last]) for first, last in spans]
+
+    def _memory(
+        self, inputs: tuple[Tensor, ...]
+    ) -> tuple[list[Tensor], tuple[Sizes, ...], dict[int, Tensor]]:
+        """The inputs as the extension wants them, their sizes, and room for each value that leaves."""
+        dense = [_dense(x) for x in inputs]
+        sizes = tuple(_sizes(x) for x in dense)
+        shapes = self._shapes.get(sizes)
+        if shapes is None:
+            shapes = self._shapes[sizes] = self.plan.shapes(list(sizes))
+        results = {
+            value: torch.empty((n, c, h, w), memory_format=torch.channels_last)
+            for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
+        }
+        return dense, sizes, results
+
+    def _leaving(self, results: dict[int, Tensor]) -> tuple[Tensor, ...]:
         return tuple(
             results[value] if dimensions == 4 else results[value].flatten(1)
             for value, dimensions in self.outputs
@@ -116,7 +143,7 @@ class Sequence(nn.Module):
             for step in self.steps:
                 numbers.append(_add(plan, step, [numbers[operand] for operand in step.operands]))
             plan.finish([numbers[value] for value in self.values])
-            self._plan = plan
+            self._plan, self._numbers = plan, numbers[self.inputs :]
         return self._plan
 
     def __getstate__(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def render(examination: Examination) -> str:
     """The page about one network on one photograph."""
     layers = examination.layers
     return (
-        _environment()
+        environment()
         .get_template("demo.html.j2")
         .render(
             it=examination,
@@ -29,7 +29,8 @@ def render(examination: Examination) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder, and the words that they need for numbers."""
     environment = Environment(
         loader=FunctionLoader(_template),
         autoescape=True,
@@ -39,7 +40,6 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         count=lambda number: f"{number:,}",
-        short=short,
         percent=percent,
         ms=lambda seconds: f"{1000 * seconds:.3g}",
         size=_size,
@@ -52,14 +52,6 @@ def _environment() -> Environment:
 
 def _template(name: str) -> str:
     return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def short(number: int) -> str:
-    """A count that fits a label: 385 M, 3.02 G."""
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return str(number)
 
 
 def percent(share: float) -> str:

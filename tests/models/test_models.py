@@ -75,6 +75,19 @@ def test_an_exported_program(tmp_path: Path) -> None:
         models.load(str(file))
 
 
+def test_a_function_may_bring_its_inputs(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n"
+        "def net(): return torch.nn.Conv1d(4, 8, 3), (torch.zeros(2, 4, 9),)\n"
+        "def bad(): return torch.nn.Conv1d(4, 8, 3), 9\n"
+    )
+    network = models.load(f"{file}:net")
+    assert network.model(*network.examples).shape == (2, 8, 7)
+    with pytest.raises(ValueError, match=r"`model` must return a module and a tuple of inputs, got int"):
+        models.load(f"{file}:bad")
+
+
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
@@ -82,7 +95,7 @@ def test_an_exported_program(tmp_path: Path) -> None:
         ("torchvision:mobilenet_v9", ValueError, "must be one of torchvision's.*did you mean.*mobilenet_v2"),
         ("efficientnet-lite1", ValueError, r"timm:NAME.*did you mean efficientnet-lite0\?"),
         ("nothing like it", ValueError, r"FILE\.py:FUNCTION, got 'nothing like it'$"),
-        ("net.onnx", ValueError, r"must not be an ONNX file.*net\.onnx"),
+        ("absent.onnx", FileNotFoundError, r"must be a file that is there, got 'absent\.onnx'"),
         ("absent.pt2", FileNotFoundError, r"must be a file that is there, got 'absent\.pt2'"),
         ("absent.py:net", FileNotFoundError, r"must be a file that is there, got 'absent\.py'"),
         (3, TypeError, "must be a name, got int"),

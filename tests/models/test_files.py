@@ -1,0 +1,241 @@
+"""Files from others: read where they are what they say, refused in one line where they are not, never run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from ninefold import models
+
+
+class Hostile:
+    """Unpickled, it makes a folder: the test looks whether it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def exported(tmp_path: Path) -> Path:
+    file = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(2, 3, 20, 30),)), file)
+    return file
+
+
+def test_an_exported_program_brings_its_inputs(tmp_path):
+    network = models.load(str(exported(tmp_path)))
+    assert [tuple(x.shape) for x in network.examples] == [(2, 3, 20, 30)]
+    assert network.model(*network.examples).shape == (2, 4, 18, 28)
+    assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") is None
+
+
+def rewritten(file: Path, changed: dict[str, bytes]) -> Path:
+    """A copy of an archive with some members replaced or added, by the end of their names."""
+    out = file.with_name("changed.pt2")
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(out, "w") as new:
+        names = old.namelist()
+        root = names[0].split("/")[0]
+        for name in names:
+            if name.removeprefix(f"{root}/") not in changed:
+                new.writestr(name, old.read(name))
+        for name, content in changed.items():
+            new.writestr(f"{root}/{name}", content)
+    return out
+
+
+def test_a_pickle_inside_an_exported_program_is_not_loaded(tmp_path):
+    folder = tmp_path / "made by the pickle"
+    torch.save(Hostile(folder), tmp_path / "inputs.pt")
+    content = (tmp_path / "inputs.pt").read_bytes()
+    file = rewritten(exported(tmp_path), {"data/sample_inputs/model.pt": content})
+    with pytest.raises(ValueError, match=r"`model` must be a file that torch\.export\.save wrote"):
+        models.load(str(file))
+    assert not folder.exists()
+    # The pickle would do it, if it were loaded.
+    torch.load(tmp_path / "inputs.pt", weights_only=False)
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/constants/opaque_obj_0",
+        "data/constants/custom_obj_0",
+        "data/aotinductor/model/model.so",
+        "data/weights/../../code",
+    ],
+)
+def test_an_exported_program_with_objects_or_code_is_not_read(tmp_path, name):
+    file = rewritten(exported(tmp_path), {name: pickle.dumps(Hostile(tmp_path / "made"))})
+    with pytest.raises(
+        ValueError, match=r"`model` must hold a program and tensors alone, got .*which is not read"
+    ):
+        models.load(str(file))
+    assert not (tmp_path / "made").exists()
+
+
+def network(*, location: str | None = None) -> onnx.ModelProto:
+    """Depthwise, ReLU, pointwise, mean, linear; the first weight is external if it has a location."""
+    torch.manual_seed(0)
+    weights = {
+        "d": torch.randn(3, 1, 3, 3),
+        "p": torch.randn(8, 3, 1, 1),
+        "l": torch.randn(5, 8),
+        "b": torch.randn(5),
+    }
+    tensors = [numpy_helper.from_array(weight.numpy(), name) for name, weight in weights.items()]
+    if location is not None:
+        tensors[0].ClearField("raw_data")
+        tensors[0].data_location = TensorProto.EXTERNAL
+        entry = tensors[0].external_data.add()
+        entry.key, entry.value = "location", location
+    nodes = [
+        helper.make_node("Conv", ["x", "d"], ["1"], group=3, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["1"], ["2"]),
+        helper.make_node("Conv", ["2", "p"], ["3"], kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["3"], ["4"]),
+        helper.make_node("Flatten", ["4"], ["5"]),
+        helper.make_node("Gemm", ["5", "l", "b"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 16, 20])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])
+    graph = helper.make_graph(nodes, "net", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_an_onnx_file_computes_what_its_weights_say(tmp_path):
+    onnx.save(network(), tmp_path / "net.onnx")
+    found = models.load(str(tmp_path / "net.onnx"))
+    (x,) = found.examples
+    assert x.shape == (1, 3, 16, 20) and found.trained and not found.model.training
+    weights = {
+        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in network().graph.initializer
+    }
+    wanted = nn.functional.conv2d(x, weights["d"], padding=1, groups=3).relu()
+    wanted = nn.functional.conv2d(wanted, weights["p"]).mean((2, 3)) @ weights["l"].T + weights["b"]
+    assert torch.allclose(found.model(x), wanted, atol=1e-5)
+
+
+def test_external_data_beside_an_onnx_file_is_read(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(torch.ones(27).numpy().tobytes())
+    onnx.save(network(location="weights.bin"), tmp_path / "net.onnx")
+    found = models.load(str(tmp_path / "net.onnx"))
+    assert any(torch.equal(weight, torch.ones(3, 1, 3, 3)) for weight in found.model.parameters())
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "inside/../../secret.bin", "link.bin"])
+def test_external_data_elsewhere_is_refused(tmp_path, location):
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    (tmp_path / "secret.bin").write_bytes(bytes(108))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    proto = network(location=location)
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(
+        ValueError, match=r"`model` must keep its external data in its own folder, got .*points to"
+    ):
+        models.load(str(folder / "net.onnx"))
+
+
+def test_external_data_in_an_attribute_is_looked_at_too(tmp_path):
+    proto = network()
+    tensor = network(location="../secret.bin").graph.initializer[0]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["d2"], value=tensor))
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match="in its own folder"):
+        models.load(str(tmp_path / "net.onnx"))
+
+
+def test_missing_external_data_is_named(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(network(location="gone.bin").SerializeToString())
+    with pytest.raises(FileNotFoundError, match=r"external data beside it, got no 'gone\.bin'"):
+        models.load(str(tmp_path / "net.onnx"))
+
+
+def test_an_onnx_file_that_is_none_or_not_importable_is_one_error(tmp_path):
+    file = tmp_path / "net.onnx"
+    for content in (b"not a network", b"", pickle.dumps({"a": 1})):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="`model` must be an ONNX file, got"):
+            models.load(str(file))
+    proto = network()
+    proto.graph.node[1].op_type = "Unheard"
+    proto.graph.node[1].domain = "nobody"
+    proto.opset_import.append(helper.make_opsetid("nobody", 1))
+    file.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match="`model` must be an ONNX file that onnx2torch can import, got"):
+        models.load(str(file))
+
+
+@pytest.fixture
+def source(tmp_path) -> str:
+    (tmp_path / "mine.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)\n")
+    return f"{tmp_path / 'mine.py'}:net"
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_come_from_a_file(tmp_path, source, suffix, wrapped):
+    from safetensors.torch import save_file
+
+    state = {name: torch.full_like(tensor, 2) for name, tensor in nn.Conv2d(3, 4, 3).state_dict().items()}
+    told = {f"module.{name}": tensor for name, tensor in state.items()} if wrapped else state
+    file = tmp_path / f"weights.{suffix}"
+    if suffix == "safetensors":
+        save_file(told, file)
+    else:
+        torch.save({"state_dict": told, "epoch": 3} if wrapped else told, file)
+    found = models.load(source, file)
+    assert found.trained and all(torch.equal(found.model.state_dict()[name], state[name]) for name in state)
+
+
+def test_weights_that_run_code_are_refused(tmp_path, source):
+    torch.save({"weight": Hostile(tmp_path / "made")}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="`weights` must be a file of tensors by name, got"):
+        models.load(source, tmp_path / "weights.pth")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"weight": torch.zeros(4, 3, 3, 3)}, "which lacks 'bias'"),
+        (
+            {"weight": torch.zeros(4, 3, 3, 3), "bias": torch.zeros(4), "x": torch.zeros(1)},
+            "which has besides 'x'",
+        ),
+        (
+            {"weight": torch.zeros(4, 3, 5, 5), "bias": torch.zeros(4)},
+            r"got 'weight' of shape \(4, 3, 5, 5\) where",
+        ),
+        ([1, 2], "which holds something else"),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, source, state, words):
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=f"`weights` must .*{words}"):
+        models.load(source, tmp_path / "weights.pth")
+
+
+def test_weights_that_are_no_such_file_are_refused(tmp_path, source):
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ValueError, match="`weights` must be a file of tensors by name, got"):
+        models.load(source, tmp_path / "broken.safetensors")
+    (tmp_path / "weights.h5").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"`weights` must end in \.safetensors or \.pth"):
+        models.load(source, tmp_path / "weights.h5")
+    with pytest.raises(FileNotFoundError, match="`weights` must be a file that is there"):
+        models.load(source, tmp_path / "gone.pth")
+    with pytest.raises(ValueError, match="`weights` must go with a network made by code"):
+        models.load(str(exported(tmp_path)), tmp_path / "gone.pth")
