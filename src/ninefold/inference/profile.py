@@ -52,13 +52,12 @@ class _Clock(Interpreter):
         called = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if isinstance(called, Sequence):
             operands, _ = self.fetch_args_kwargs_from_env(n)
-            if called.in_extension(*operands):
-                results, seconds = called.timed(*operands)
-                self.parts += [
-                    Part(step.layer.label if step.layer else "", "kernel" if step.layer else step.what, each)
-                    for step, each in zip(called.steps, seconds, strict=True)
-                ]
-                return results
+            results, seconds = called.timed(*operands)
+            self.parts += [
+                Part(step.layer.label if step.layer else "", "kernel" if step.layer else step.what, each)
+                for step, each in zip(called.steps, seconds, strict=True)
+            ]
+            return results
         start = time.perf_counter()
         result = super().run_node(n)
         taken = time.perf_counter() - start

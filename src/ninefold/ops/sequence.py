@@ -6,6 +6,7 @@ A sequence is a list of steps over numbered values: its inputs come first, then 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,9 @@ class Sequence(nn.Module):
         return self._leaving(results)
 
     def timed(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], list[float]]:
-        """Run all steps in the extension as `run` does; the results, and the seconds that each step took."""
+        """Run all steps, wherever they run; the results, and the seconds that each step took."""
+        if not self.in_extension(*inputs):
+            return self._step_by_step(inputs)
         plan = self.plan
         dense, sizes, results = self._memory(inputs)
         seconds = plan.timed(
@@ -125,14 +128,18 @@ class Sequence(nn.Module):
 
     def step_by_step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The same, one step at a time: for inputs that the extension does not take."""
+        return self._step_by_step(inputs)[0]
+
+    def _step_by_step(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], list[float]]:
         values = [x if x.dim() == 4 else x[:, :, None, None] for x in inputs]
+        seconds = []
         for step in self.steps:
             compute = step.layer or STEPS.get(step.what) or fallback.ACTIVATIONS[step.what]
+            start = time.perf_counter()
             values.append(compute(*(values[operand] for operand in step.operands), *step.options))
-        return tuple(
-            values[value] if dimensions == 4 else values[value].flatten(1)
-            for value, dimensions in self.outputs
-        )
+            seconds.append(time.perf_counter() - start)
+        leaving = (values[v] if dimensions == 4 else values[v].flatten(1) for v, dimensions in self.outputs)
+        return tuple(leaving), seconds
 
     @property
     def plan(self) -> Any:
