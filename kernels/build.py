@@ -14,7 +14,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from targets import INSTRUCTION_SETS, InstructionSet
@@ -48,8 +48,8 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
             made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(
                 isa, w, p
             )
-    for width in isa.conv2d_panels:
-        for columns in isa.tiles[width]:
+    for width, heights in isa.conv2d_tiles.items():
+        for columns in heights:
             made[f"conv2d_{columns}x{width}"] = lambda isa, w=width, n=columns: conv2d.conv2d(isa, w, n)
     for name in activations.EPILOGUES:
         made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
@@ -158,10 +158,12 @@ def _table_row(isa: InstructionSet) -> str:
         for k, s in depthwise.SPECIALISED
     )
 
-    def panels(operator: str, widths: Iterable[int]) -> str:
+    def panels(operator: str, tiles: dict[int, tuple[int, ...]]) -> str:
         return ", ".join(
-            f"{{{w}, {{" + ", ".join(f"{{{n}, {symbol(f'{operator}_{n}x{w}')}}}" for n in isa.tiles[w]) + "}}"
-            for w in sorted(widths)
+            f"{{{width}, {{"
+            + ", ".join(f"{{{n}, {symbol(f'{operator}_{n}x{width}')}}}" for n in heights)
+            + "}}"
+            for width, heights in sorted(tiles.items())
         )
 
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
@@ -171,7 +173,7 @@ def _table_row(isa: InstructionSet) -> str:
      {{{specialised}}},
      {anywhere},
      {{{panels("pointwise", isa.tiles)}}},
-     {{{panels("conv2d", isa.conv2d_panels)}}},
+     {{{panels("conv2d", isa.conv2d_tiles)}}},
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("normalisation_layer")},

@@ -20,7 +20,8 @@ class InstructionSet:
     # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every
     # list ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
     tiles: dict[int, tuple[int, ...]]
-    conv2d_panels: tuple[int, ...]  # panels of the standard convolution, whose tiles are of the same heights
+    # The standard convolution's, which are neighbouring columns: every panel has the same numbers of them.
+    conv2d_tiles: dict[int, tuple[int, ...]]
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
     depthwise_rows: int  # in this many rows
     depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
@@ -37,14 +38,16 @@ INSTRUCTION_SETS = {
     row.name: row
     for row in (
         # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the
-        # same, 24×16 only 80 at 512 channels. The panel of 8, in half registers, is for what is left of 24,
-        # 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to 32.
+        # same, 24×16 only 80 at 512 channels. 14×32, of which 224-pixel networks' images are made, left
+        # whole networks 1 to 2 % slower: 14 addresses do not fit the integer registers. The panel of 8, in
+        # half registers, is for what is left of 24, 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to
+        # 32. Seven columns are for images of 14 and 7: 512→512 at 7×7 went from 82 to 100 % of the peak.
         InstructionSet(
             "avx512",
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
             lanes=16,
             tiles={8: (12, 4, 1), 16: (12, 4, 1), 32: (12, 4, 1)},
-            conv2d_panels=(16, 32),
+            conv2d_tiles={16: (12, 7, 4, 1), 32: (12, 7, 4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -55,7 +58,7 @@ INSTRUCTION_SETS = {
             f"{_X86}-avx2-avx-f16c-fma-sse41",
             lanes=8,
             tiles={8: (6, 2, 1), 16: (6, 2, 1), 24: (4, 1)},
-            conv2d_panels=(8, 16),
+            conv2d_tiles={8: (6, 4, 2, 1), 16: (6, 4, 2, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -66,7 +69,7 @@ INSTRUCTION_SETS = {
             f"{_X86}-sse41",
             lanes=4,
             tiles={8: (4, 1)},
-            conv2d_panels=(8,),
+            conv2d_tiles={8: (4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,
@@ -77,7 +80,7 @@ INSTRUCTION_SETS = {
             "arm-64-linux",
             lanes=4,
             tiles={4: (8, 1), 12: (8, 4, 1)},
-            conv2d_panels=(12,),
+            conv2d_tiles={12: (8, 4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
             depthwise_vectors=4,

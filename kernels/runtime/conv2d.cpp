@@ -1,6 +1,7 @@
 // The loops around the standard convolution's kernels: groups, rows, panels, columns.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "buffer.h"
 #include "cover.h"
@@ -76,20 +77,37 @@ Conv2d::Plane Conv2d::strip(const Image& image, int64_t n, Padding padding, Rang
             int32_t(padding.top + seen.first)};
 }
 
+// How many columns at the left and at the right border to compute from strips: whole tiles of one height, the
+// one for which the fewest columns are computed in all. 0 where there is no border, or none fits.
+std::pair<int64_t, int64_t> Conv2d::borders(int64_t width, Range inner) const {
+    const auto& tiles = blocks_.front().panel->tiles;
+    const int64_t wide = std::max(inner.first, width - inner.last);
+    std::pair<int64_t, int64_t> best{0, 0};
+    int64_t fewest = std::numeric_limits<int64_t>::max();
+    if (wide == 0) return best;
+    for (const auto& tile : tiles) {
+        const int64_t t = tile.pixels, l = inner.first > 0 ? t : 0,
+                      r = inner.last < width && l < width ? t : 0;
+        if (t == 1 || t < wide || t > width) continue;
+        int64_t rest = std::max<int64_t>(0, width - l - r), computed = l + r + rest;
+        for (const auto& other : tiles)
+            if (other.pixels > 1) rest %= other.pixels;
+        if (rest > 0) computed += tiles[tiles.size() - 2].pixels - rest; // computed once more
+        if (computed < fewest) {
+            fewest = computed;
+            best = {l, r};
+        }
+    }
+    return best;
+}
+
 void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const {
     const int64_t inputs = in_channels_ / groups_, count = y.size(), kh = window_.kernel_h;
     const int64_t width = window_.output_width(image.width, padding), taps = run_ * steps_ * kh;
     const Range inner = window_.inner_columns(image.width, padding);
     const Plane whole{image.row(n, 0), image.height, image.width * image.channels,
                       int32_t(padding.left * in_channels_), padding.top};
-    // Strips as wide as the narrowest tile of several columns that covers the border.
-    const auto tile_of = [&](int64_t border) -> int64_t {
-        int64_t found = 0;
-        for (const auto& tile : blocks_.front().panel->tiles)
-            if (tile.pixels > 1 && tile.pixels >= border && tile.pixels <= width) found = tile.pixels;
-        return border > 0 ? found : 0;
-    };
-    const int64_t l = tile_of(inner.first), r = tile_of(width - inner.last);
+    const auto [l, r] = borders(width, inner);
     const Range left{0, l}, right{width - r, width};
     const int64_t rows_seen = (count - 1) * window_.stride_h + int64_t(window_.dilation_h) * (kh - 1) + 1;
     const auto room = [&](int64_t columns) {

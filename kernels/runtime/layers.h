@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -155,6 +156,7 @@ private:
     };
     void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;
+    std::pair<int64_t, int64_t> borders(int64_t width, Range inner) const;
 
     const Kernels& kernels_;
     int64_t in_channels_, out_channels_;

@@ -323,3 +323,20 @@ def test_closeness_is_of_the_range():
     assert not plan.close(torch.tensor([0.0, 10.0, float("inf"), 1.0]), wanted)
     assert not plan.close(wanted[:2], wanted)
     assert not plan.close(torch.tensor([0.0, float("nan")]), wanted[:2])
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_shape_seen_before_goes_straight_into_the_extension(separable, isa, flat):
+    model = nn.Sequential(
+        separable(), separable(), *([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if flat else [])
+    ).eval()
+    fast = ninefold.for_inference(model, X)
+    x = torch.randn(2, 8, 9, 11, requires_grad=True)
+    first, again = fast(x), fast(x)
+    assert list(fast._short_cuts) == ([] if isa == "fallback" else [x.shape])
+    assert torch.equal(first, again) and first.stride() == again.stride() and not again.requires_grad
+    assert torch.equal(fast(x.detach().to(memory_format=torch.channels_last)), first)
+    assert torch.equal(fast(x.detach().flip(3).flip(3)), first)
+    assert fast(x.detach().double()).dtype is torch.float64
+    for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert torch.equal(twin(x), first)

@@ -17,6 +17,7 @@ from ninefold.inference.graph import attribute, is_view, operator, value, writes
 from ninefold.inference.join import join
 from ninefold.inference.summary import Layer
 from ninefold.inference.tune import separate_where_faster
+from ninefold.ops.sequence import Sequence
 
 # A block disagrees if it is further from the original than this share of the original's range.
 TOLERANCE = 1e-4
@@ -35,6 +36,25 @@ class Plan:
     run: GraphModule
     captured: Captured
     layers: tuple[Layer, ...]
+
+    @property
+    def whole(self) -> Sequence | None:
+        """The one call into the extension that the network is, if it is: an image in, its result out."""
+        nodes = list(self.run.graph.nodes)
+        if [node.op for node in nodes] != [
+            "placeholder",
+            "call_function",
+            "call_module",
+            "call_function",
+            "output",
+        ]:
+            return None
+        if nodes[1].target is not torch.ops.aten.contiguous.default or nodes[3].args != (nodes[2], 0):
+            return None
+        if list(nodes[4].args[0]) != [nodes[3]]:
+            return None
+        module = self.run.get_submodule(nodes[2].target)
+        return module if isinstance(module, Sequence) else None
 
 
 def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = False) -> Plan:
