@@ -47,6 +47,7 @@ format: $(STAMPS)/environment  ## Write Python and C++ the way lint wants them
 bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's limits beside; writes benchmarks/results
 	@$(BIN)/python benchmarks/ops.py --write $(ARGS)
 	@$(BIN)/python benchmarks/inference.py --write $(ARGS)
+	@$(BIN)/python benchmarks/training.py --write
 
 peers: $(STAMPS)/environment  ## ONNX Runtime, OpenVINO, ncnn and ExecuTorch, for make bench to compare with
 	@$(PIP) install $(HOLD_TORCH) --requirement environments/peers.txt

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-BENCHMARKS = ("ops", "inference")
+BENCHMARKS = ("ops", "inference", "training")
 _FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
@@ -19,8 +19,9 @@ def command(which: str, arguments: tuple[str, ...]) -> int:
     """Measure Ninefold against its peers, with this machine's limits beside the figures.
 
     ops: separable layers against PyTorch's pair of convolutions. inference: whole networks against PyTorch
-    and, where they are installed (`make peers`), ONNX Runtime, OpenVINO, ncnn and ExecuTorch. Other ARGUMENTS
-    go to the benchmark.
+    and, where they are installed (`make peers`), ONNX Runtime, OpenVINO, ncnn and ExecuTorch. training: a
+    step in time and memory, against PyTorch in both formats and torch.compile. Other ARGUMENTS go to the
+    benchmark.
 
     \b
     Example: ninefold bench ops --threads 1
