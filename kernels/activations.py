@@ -119,6 +119,22 @@ def _polynomial(coefficients: tuple[float, ...], x: hl.Expr) -> hl.Expr:
     return total
 
 
+def silu_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of silu: σ(x)·(1 + x·(1 - σ(x)))."""
+    s = sigmoid(x)
+    return s * (f32(1) + x * (f32(1) - s))
+
+
+def hardswish_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of hardswish, 0 below -3, x/3 + 1/2, 1 above 3."""
+    below = hl.strict_float(hl.select(x < f32(-3), f32(0), x / f32(3) + f32(0.5)))
+    return hl.strict_float(hl.select(f32(3) < x, f32(1), below))
+
+
+# What a slope kernel is compiled for: activations that are not a clip, with their derivatives, where networks
+# have them between a batch-norm and a convolution.
+SLOPES: dict[str, Callable[[hl.Expr], hl.Expr]] = {"silu": silu_slope, "hardswish": hardswish_slope}
+
 # What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every
 # kernel.
 EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {

@@ -27,9 +27,11 @@ Maker = Callable[[InstructionSet], tuple]
 def kernels(isa: InstructionSet) -> dict[str, Maker]:
     """Every kernel of one instruction set, by name."""
     import activations
+    import batchnorm
     import conv2d
     import depthwise
     import epilogue
+    import gradient
     import limits
     import normalisation
     import pointwise
@@ -58,6 +60,19 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made["pooling_mean"] = pooling.mean
     made["pooling_scale"] = pooling.scale
     made["normalisation_layer"] = normalisation.layer_norm
+    for name in ("apply", "turn", "statistics", "sums"):
+        made[f"batchnorm_{name}"] = getattr(batchnorm, name)
+    for name in activations.SLOPES:
+        made[f"batchnorm_slope_{name}"] = lambda isa, a=name: batchnorm.slope(isa, a)
+    for size in (*gradient.SIZES, None):
+        made[f"gradient_weight_{size or 'any'}"] = lambda isa, k=size: gradient.depthwise_weight(isa, k)
+    for size in (*gradient.PARITY_SIZES, None):
+        made[f"gradient_input_{size or 'any'}"] = lambda isa, k=size: gradient.depthwise_input(isa, k)
+    for width, heights in isa.weight_tiles.items():
+        for rows in heights:
+            made[f"gradient_pointwise_{rows}x{width}"] = lambda isa, w=width, r=rows: (
+                gradient.pointwise_weight(isa, w, r)
+            )
     made["limit_fma"] = limits.fma
     made["limit_copy"] = limits.copy
     return made
@@ -135,6 +150,15 @@ def _c_type(kernel: str) -> str:
         "pooling_scale": "AddKernel",
         "normalisation_layer": "LayerNormKernel",
         "epilogue": "EpilogueKernel",
+        "batchnorm_apply": "ApplyKernel",
+        "batchnorm_turn": "TurnKernel",
+        "batchnorm_statistics": "StatisticsKernel",
+        "batchnorm_sums": "SumsKernel",
+        "batchnorm_slope": "SlopeKernel",
+        "gradient_weight": "DepthwiseWeightKernel",
+        "gradient_input": "ParityKernel",
+        "gradient_input_any": "DepthwiseInputKernel",
+        "gradient_pointwise": "PointwiseWeightKernel",
         "limit_fma": "FmaKernel",
         "limit_copy": "EpilogueKernel",
         "depthwise_3": "DepthwiseSizedKernel",
@@ -148,6 +172,7 @@ def _c_type(kernel: str) -> str:
 def _table_row(isa: InstructionSet) -> str:
     import activations
     import depthwise
+    import gradient
     import limits
 
     def symbol(kernel: str) -> str:
@@ -167,6 +192,15 @@ def _table_row(isa: InstructionSet) -> str:
         )
 
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
+    slopes = ", ".join(f'{{"{name}", {symbol(f"batchnorm_slope_{name}")}}}' for name in activations.SLOPES)
+    sizes = ", ".join(f"{{{k}, {symbol(f'gradient_weight_{k}')}}}" for k in gradient.SIZES)
+    parities = ", ".join(f"{{{k}, {symbol(f'gradient_input_{k}')}}}" for k in gradient.PARITY_SIZES)
+    matrices = ", ".join(
+        f"{{{width}, {{"
+        + ", ".join(f"{{{r}, {symbol(f'gradient_pointwise_{r}x{width}')}}}" for r in heights)
+        + "}}"
+        for width, heights in sorted(isa.weight_tiles.items())
+    )
     anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
     return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.depthwise_rows},
      {isa.lanes * isa.depthwise_vectors},
@@ -177,6 +211,10 @@ def _table_row(isa: InstructionSet) -> str:
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("normalisation_layer")},
+     {symbol("batchnorm_apply")}, {symbol("batchnorm_turn")}, {symbol("batchnorm_statistics")},
+     {symbol("batchnorm_sums")}, {{{slopes}}},
+     {{{sizes}}}, {symbol("gradient_weight_any")}, {{{parities}}}, {symbol("gradient_input_any")},
+     {{{matrices}}},
      {symbol("limit_fma")}, {symbol("limit_copy")},
      {isa.lanes * limits.VECTORS}}},"""
 

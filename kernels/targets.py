@@ -17,9 +17,12 @@ class InstructionSet:
     name: str  # what NINEFOLD_ISA calls it
     target: str  # Halide's name for it
     lanes: int  # float32 values in a vector register
+    registers: int  # vector registers
     # Micro-tiles of the matrix kernels: output channels in a panel -> pixels at a time, tallest first. Every
     # list ends in 1, so that any number of pixels is a sum of tiles and none is computed twice.
     tiles: dict[int, tuple[int, ...]]
+    # Micro-tiles of the pointwise weights' gradient: input channels -> output channels at a time, most first.
+    weight_tiles: dict[int, tuple[int, ...]]
     # The standard convolution's, which are neighbouring columns: every panel has the same numbers of them.
     conv2d_tiles: dict[int, tuple[int, ...]]
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
@@ -46,7 +49,9 @@ INSTRUCTION_SETS = {
             "avx512",
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
             lanes=16,
+            registers=32,
             tiles={8: (12, 4, 1), 16: (12, 4, 1), 32: (12, 4, 1)},
+            weight_tiles={16: (12,), 32: (12,)},
             conv2d_tiles={16: (12, 7, 4, 1), 32: (12, 7, 4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
@@ -57,7 +62,9 @@ INSTRUCTION_SETS = {
             "avx2",
             f"{_X86}-avx2-avx-f16c-fma-sse41",
             lanes=8,
+            registers=16,
             tiles={8: (6, 2, 1), 16: (6, 2, 1), 24: (4, 1)},
+            weight_tiles={8: (6,), 16: (6,)},
             conv2d_tiles={8: (6, 4, 2, 1), 16: (6, 4, 2, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
@@ -68,7 +75,9 @@ INSTRUCTION_SETS = {
             "sse41",
             f"{_X86}-sse41",
             lanes=4,
+            registers=16,
             tiles={8: (4, 1)},
+            weight_tiles={4: (4, 1), 8: (4, 1)},
             conv2d_tiles={8: (4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,
@@ -79,7 +88,9 @@ INSTRUCTION_SETS = {
             "neon",
             "arm-64-linux",
             lanes=4,
+            registers=32,
             tiles={4: (8, 1), 12: (8, 4, 1)},
+            weight_tiles={4: (8, 4), 8: (8, 4)},
             conv2d_tiles={12: (8, 4, 1)},
             depthwise_columns=4,
             depthwise_rows=2,

@@ -25,6 +25,18 @@ using AddKernel = int(B image, B residual, B out);
 using ClipKernel = int(B image, float low, float high, B out);
 using MeanKernel = int(B image, float share, B out);
 using LayerNormKernel = int(B image, B gain, B offset, float epsilon, B out);
+using ApplyKernel = int(B z, B mean, B scale, B shift, float low, float high, B out);
+using TurnKernel = int(B gradient, B z, B mean, B scale, B shift, B p, B q, B r, float low, float high,
+                       B out);
+using StatisticsKernel = int(B z, B pivot, B first, B second);
+using SumsKernel = int(B gradient, B z, B mean, B scale, B shift, float low, float high, B first, B second);
+using SlopeKernel = int(B gradient, B z, B mean, B scale, B shift, B out);
+using DepthwiseWeightKernel = int(B image, B gradient, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
+                                  int32_t dilation_y, B out);
+using ParityKernel = int(B gradient, B weight, B out);
+using DepthwiseInputKernel = int(B gradient, B weight, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
+                                 int32_t dilation_y, B out);
+using PointwiseWeightKernel = int(B image, B gradient, B init, B out);
 using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
@@ -51,6 +63,31 @@ struct Epilogue {
     EpilogueKernel* run;
 };
 
+struct Slope {
+    std::string activation;
+    SlopeKernel* run;
+};
+
+struct WeightSize {
+    int size;
+    DepthwiseWeightKernel* run;
+};
+
+struct ParitySize {
+    int size;
+    ParityKernel* run;
+};
+
+struct MatrixTile {
+    int rows; // output channels
+    PointwiseWeightKernel* run;
+};
+
+struct MatrixTiles {
+    int width;                     // input channels
+    std::vector<MatrixTile> tiles; // most rows first
+};
+
 // One row per instruction set; build.py writes it.
 struct Kernels {
     std::string name;
@@ -68,6 +105,16 @@ struct Kernels {
     MeanKernel* mean;
     AddKernel* scale;
     LayerNormKernel* layer_norm;
+    ApplyKernel* apply;
+    TurnKernel* turn;
+    StatisticsKernel* statistics;
+    SumsKernel* sums;
+    std::vector<Slope> slopes;
+    std::vector<WeightSize> depthwise_weight;
+    DepthwiseWeightKernel* depthwise_weight_any;
+    std::vector<ParitySize> depthwise_parity;
+    DepthwiseInputKernel* depthwise_input_any;
+    std::vector<MatrixTiles> matrices; // narrowest first
     FmaKernel* fma;
     EpilogueKernel* copy;
     int fma_numbers; // accumulators of `fma`

@@ -97,9 +97,9 @@ private:
 
 class Pointwise {
 public:
-    // weight: (out_channels, in_channels); bias: out_channels numbers or null.
+    // weight: (out_channels, in_channels), or `turned` the other way; bias: out_channels numbers or null.
     Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
-              const std::string& activation, int threads);
+              const std::string& activation, int threads, bool turned = false);
 
     // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
     void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;

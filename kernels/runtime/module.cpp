@@ -15,6 +15,7 @@
 #include "layers.h"
 #include "parallel.h"
 #include "plan.h"
+#include "training.h"
 
 namespace nb = nanobind;
 using namespace ninefold;
@@ -77,6 +78,89 @@ std::vector<std::string> instruction_sets() {
     for (const Kernels* row : available())
         names.push_back(row->name);
     return names;
+}
+
+double* sums_at(uintptr_t address) {
+    return reinterpret_cast<double*>(address);
+}
+
+// Training's calls: images and gradients made of addresses, layers that are packed, what is wanted (0: not).
+void bind_training(nb::module_& m) {
+    nb::call_guard<nb::gil_scoped_release> unlocked;
+    nb::class_<Operand>(m, "Operand")
+        .def("__init__", [](Operand* self, uintptr_t z, int64_t n, int64_t h, int64_t w, int64_t c,
+                            uintptr_t numbers, const std::string& activation) {
+            new (self) Operand(image(z, n, h, w, c), read(numbers), activation);
+        });
+    nb::class_<Gradient>(m, "Gradient")
+        .def("__init__", [](Gradient* self, const Operand& operand, uintptr_t gradient, uintptr_t turn) {
+            if (!gradient)
+                throw std::invalid_argument("`gradient` must be the address of an array, got null");
+            new (self) Gradient(operand, read(gradient), read(turn));
+        });
+    m.def(
+        "train_depthwise",
+        [](const Depthwise& layer, const Operand& x, const Padding& padding, uintptr_t out, uintptr_t moments,
+           int threads) { train_forward(layer, x, padding, written(out), written(moments), threads); },
+        unlocked);
+    m.def(
+        "train_pointwise",
+        [](const Pointwise& layer, const Operand& x, uintptr_t out, uintptr_t moments, int threads) {
+            train_forward(layer, x, written(out), written(moments), threads);
+        },
+        unlocked);
+    m.def(
+        "train_depthwise_backward",
+        [](uintptr_t weight, const Window& window, const Padding& padding, const Gradient& dz,
+           const Operand& x, uintptr_t weight_gradient, uintptr_t input_gradient, uintptr_t sums,
+           int threads) {
+            train_backward(read(weight), window, padding, dz, x,
+                           {written(weight_gradient), written(input_gradient), sums_at(sums)}, threads);
+        },
+        unlocked);
+    m.def(
+        "train_pointwise_backward",
+        [](uintptr_t weight, const Gradient& dz, const Operand& x, uintptr_t weight_gradient,
+           uintptr_t input_gradient, uintptr_t sums, int threads) {
+            train_backward(read(weight), dz, x,
+                           {written(weight_gradient), written(input_gradient), sums_at(sums)}, threads);
+        },
+        unlocked);
+    m.def(
+        "train_apply",
+        [](const Operand& x, uintptr_t residual, uintptr_t out, int threads) {
+            train_apply(x, read(residual), written(out), threads);
+        },
+        unlocked);
+    m.def(
+        "train_moments",
+        [](uintptr_t z, int64_t n, int64_t h, int64_t w, int64_t c, uintptr_t moments, int threads) {
+            train_moments(image(z, n, h, w, c), written(moments), threads);
+        },
+        unlocked);
+    m.def(
+        "train_reduce",
+        [](const Gradient& gradient, uintptr_t out, uintptr_t sums, int threads) {
+            train_reduce(gradient, written(out), sums_at(sums), threads);
+        },
+        unlocked);
+    m.def(
+        "train_turn",
+        [](const Gradient& gradient, uintptr_t out, int threads) {
+            train_turn(gradient, written(out), threads);
+        },
+        unlocked);
+    m.def("train_normalisation",
+          [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {
+              train_normalisation(written(numbers), read(gamma), read(beta), epsilon, channels);
+          });
+    m.def("train_normalisation_gradient",
+          [](uintptr_t numbers, uintptr_t gamma, double epsilon, uintptr_t sums, double count, bool batch,
+             int64_t channels, uintptr_t turn, uintptr_t gamma_gradient, uintptr_t beta_gradient) {
+              train_normalisation_gradient(read(numbers), read(gamma), epsilon, sums_at(sums), count, batch,
+                                           channels, written(turn), written(gamma_gradient),
+                                           written(beta_gradient));
+          });
 }
 
 } // namespace
@@ -161,6 +245,8 @@ NB_MODULE(_kernels, m) {
                 self.run(image(x, n, h, w, c), padding, read(residual), written(out), threads);
             },
             unlocked);
+
+    bind_training(m);
 
     // Each step returns the number of its value; layers are kept alive with the plan.
     using Residual = std::optional<int>;

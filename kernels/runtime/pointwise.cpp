@@ -19,7 +19,7 @@ struct Apart;     // names the scratch of pixels moved off one another's cache s
 } // namespace
 
 Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
-                     const std::string& activation, int threads)
+                     const std::string& activation, int threads, bool turned)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels),
       activation_(kernels_, activation) {
     int64_t first = 0, padded = 0;
@@ -37,7 +37,12 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
         const int width = block.panel->width;
         float* packed = weight_.get() + block.offset;
         if (block.valid < width) std::fill_n(packed, width * in_channels, 0.0f);
-        transpose(weight + block.first * in_channels, block.valid, in_channels, in_channels, packed, width);
+        if (turned)
+            for (int64_t m = 0; m < in_channels; m++)
+                std::copy_n(weight + m * out_channels + block.first, block.valid, packed + m * width);
+        else
+            transpose(weight + block.first * in_channels, block.valid, in_channels, in_channels, packed,
+                      width);
         for (int d = 0; d < width; d++)
             bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
     });

@@ -101,3 +101,54 @@ class Plan:
         self, x: list[int], sizes: list[_Sizes], out: list[int], threads: int, poison: bool, /
     ) -> None: ...
     def timed(self, x: list[int], sizes: list[_Sizes], out: list[int], threads: int, /) -> list[float]: ...
+
+class Operand:
+    def __init__(self, z: int, n: int, h: int, w: int, c: int, numbers: int, activation: str, /) -> None: ...
+
+class Gradient:
+    def __init__(self, operand: Operand, gradient: int, turn: int, /) -> None: ...
+
+def train_depthwise(
+    layer: Depthwise, x: Operand, padding: Padding, out: int, moments: int, threads: int, /
+) -> None: ...
+def train_pointwise(layer: Pointwise, x: Operand, out: int, moments: int, threads: int, /) -> None: ...
+def train_depthwise_backward(
+    weight: int,
+    window: Window,
+    padding: Padding,
+    dz: Gradient,
+    x: Operand,
+    weight_gradient: int,
+    input_gradient: int,
+    sums: int,
+    threads: int,
+    /,
+) -> None: ...
+def train_pointwise_backward(
+    weight: int,
+    dz: Gradient,
+    x: Operand,
+    weight_gradient: int,
+    input_gradient: int,
+    sums: int,
+    threads: int,
+    /,
+) -> None: ...
+def train_apply(x: Operand, residual: int, out: int, threads: int, /) -> None: ...
+def train_moments(z: int, n: int, h: int, w: int, c: int, moments: int, threads: int, /) -> None: ...
+def train_reduce(gradient: Gradient, out: int, sums: int, threads: int, /) -> None: ...
+def train_turn(gradient: Gradient, out: int, threads: int, /) -> None: ...
+def train_normalisation(numbers: int, gamma: int, beta: int, epsilon: float, channels: int, /) -> None: ...
+def train_normalisation_gradient(
+    numbers: int,
+    gamma: int,
+    epsilon: float,
+    sums: int,
+    count: float,
+    batch: bool,
+    channels: int,
+    turn: int,
+    gamma_gradient: int,
+    beta_gradient: int,
+    /,
+) -> None: ...

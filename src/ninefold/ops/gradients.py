@@ -106,7 +106,7 @@ def separable_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
     if grad_filtered is not None:
         if ctx.depthwise_activation is not None:
             grad_filtered = ACTIVATIONS[ctx.depthwise_activation](grad_filtered, before)
-        grad_x, grad_dw, grad_db = _convolution(
+        grad_x, grad_dw, grad_db = convolution(
             grad_filtered, x, depthwise_weight, depthwise_bias, *first, (needs_x, needs_dw, needs_db)
         )
     residual = grad if ctx.needs_input_grad[10] else None
@@ -134,10 +134,10 @@ def _stage(
     if activation is not None:
         before = fallback.convolve(x, weight, bias, stride, padding, dilation, groups)
         grad = ACTIVATIONS[activation](grad, before)
-    return _convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
+    return convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
 
 
-def _convolution(
+def convolution(
     grad: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -148,6 +148,7 @@ def _convolution(
     groups: int,
     needed: Sequence[bool],
 ) -> Gradients:
+    """Gradients of x, weight and bias through one convolution, those that are needed, by PyTorch."""
     left, right, top, bottom = padding
     symmetric = left == right and top == bottom
     if symmetric:

@@ -1,0 +1,354 @@
+// Backward, in training: in one pass over its bands a convolution takes the gradient of its output, makes
+// those of its weights and of its input, and the two sums that the batch-norm before it needs.
+#include <cstring>
+#include <stdexcept>
+
+#include "bands.h"
+#include "buffer.h"
+#include "errors.h"
+#include "training.h"
+
+namespace ninefold {
+
+namespace {
+
+struct Read;    // names the scratch of a band of the input, as the convolution read it
+struct Turned;  // names the scratch of a band of the output's gradient
+struct Spread;  // names the scratch of a band of the input's gradient, all its parities
+struct Weights; // names the scratch of one band's weights' gradient
+struct Partial; // names the scratch of a thread's weights' gradient
+
+// What one thread gathers.
+struct Gathered {
+    std::vector<double> weight, sums;
+};
+
+void merge(const std::vector<Gathered>& threads, std::vector<double> Gathered::* what,
+           std::vector<double>& all) {
+    for (const Gathered& thread : threads)
+        for (size_t k = 0; k < (thread.*what).size(); k++)
+            all[k] += (thread.*what)[k];
+}
+
+// The input's gradient of these pixels has just been written and is still in the cache.
+void reduce(const Operand& x, float* input, int64_t pixel, int64_t count, Gathered& gathered) {
+    const Gradient arrived(x, input, nullptr);
+    if (x.has_slope()) arrived.slope(pixel, count, input);
+    arrived.reduce(pixel, count, gathered.sums.data());
+}
+
+// A depthwise convolution's gradients.
+class Depthwisely {
+public:
+    Depthwisely(const float* weight, const Window& window, Padding padding, const Gradient& dz,
+                const Operand& x, const Wanted& wanted)
+        : kernels_(current_for(x.z().channels)), window_(window), padding_(padding), dz_(dz), x_(x),
+          wanted_(wanted), channels_(x.z().channels), apart_(spread(channels_)),
+          taps_(int64_t(window.kernel_h) * window.kernel_w) {
+        reach_h_ = int64_t(window.dilation_h) * (window.kernel_h - 1);
+        reach_w_ = int64_t(window.dilation_w) * (window.kernel_w - 1);
+        flat_ = window.stride_h == 1 && window.stride_w == 1;
+        turned_ = allocate(channels_ * taps_); // (C, 1, kh, kw), each filter turned by 180°
+        by_tap_ = allocate(channels_ * taps_); // (kh, kw, C)
+        for (int64_t c = 0; c < channels_; c++)
+            for (int64_t t = 0; t < taps_; t++) {
+                turned_[c * taps_ + taps_ - 1 - t] = weight[c * taps_ + t];
+                by_tap_[t * channels_ + c] = weight[c * taps_ + t];
+            }
+        const bool square =
+            window.kernel_h == window.kernel_w && window.dilation_h == 1 && window.dilation_w == 1;
+        weight_kernel_ = kernels_.depthwise_weight_any;
+        for (const WeightSize& row : kernels_.depthwise_weight)
+            if (square && row.size == window.kernel_h) weight_kernel_ = row.run;
+        for (const ParitySize& row : kernels_.depthwise_parity)
+            if (square && row.size == window.kernel_h && window.stride_h == 2 && window.stride_w == 2)
+                parity_ = row.run;
+    }
+
+    void run(int threads) {
+        const Image &in = x_.z(), &out = dz_.z();
+        const int64_t lines = flat_ ? in.height : out.height;
+        const int64_t line = (flat_ ? in.width + reach_w_ : out.width) * apart_;
+        const int64_t other = (flat_ ? in.width : 2 * in.width) * apart_;
+        // The bands of both images, and what they are made of, in most of the cache; a few rows at least, for
+        // those around a band are made again for the next.
+        const int64_t room = second_level_cache() * 3 / 4 / int64_t(sizeof(float));
+        const int64_t most = std::clamp<int64_t>(room / (line + 2 * other), 4, lines);
+        const int64_t bands = (lines + most - 1) / most;
+        std::vector<Gathered> found(threads);
+        const Window once{window_.kernel_h, window_.kernel_w, 1, 1, window_.dilation_h, window_.dilation_w};
+        const Depthwise back(turned_.get(), nullptr, channels_, 1, once, "");
+        in_parts(threads, in.batch * bands, [&](int64_t part, Range tasks) {
+            Gathered& gathered = found[part];
+            if (wanted_.weight) gathered.weight.resize(channels_ * taps_);
+            if (wanted_.sums) gathered.sums.resize(2 * channels_);
+            for (int64_t task = tasks.first; task < tasks.last; task++) {
+                const int64_t n = task / bands, band = task % bands;
+                const Range rows{band * lines / bands, (band + 1) * lines / bands};
+                if (flat_)
+                    flat(n, rows, back, gathered);
+                else
+                    strided(n, rows, gathered);
+            }
+        });
+        if (wanted_.weight) {
+            std::vector<double> sum(channels_ * taps_);
+            merge(found, &Gathered::weight, sum);
+            for (int64_t c = 0; c < channels_; c++)
+                for (int64_t t = 0; t < taps_; t++)
+                    wanted_.weight[c * taps_ + t] = float(sum[(flat_ ? taps_ - 1 - t : t) * channels_ + c]);
+        }
+        if (wanted_.sums) {
+            std::vector<double> sum(2 * channels_);
+            merge(found, &Gathered::sums, sum);
+            std::copy(sum.begin(), sum.end(), wanted_.sums);
+        }
+    }
+
+private:
+    // Rows of the input at stride 1. Input and output change places: the output's gradient has the zeros
+    // around it, and both gradients are sums over it, the weights' with its taps turned.
+    void flat(int64_t n, Range rows, const Depthwise& back, Gathered& gathered) const {
+        const Image& in = x_.z();
+        const int64_t c = channels_, tall = rows.size() + reach_h_, wide = in.width + reach_w_;
+        const int64_t top = rows.first + padding_.top - reach_h_, left = padding_.left - reach_w_;
+        float* turned = scratch<Turned>(tall * wide * apart_);
+        fill(dz_, n, {top, top + tall}, {left, left + wide}, turned, apart_);
+        const int64_t first = (n * in.height + rows.first) * in.width;
+        if (wanted_.weight) {
+            const float* read = in.data + first * c;
+            int64_t between = c;
+            if (!x_.plain()) {
+                between = apart_;
+                float* made = scratch<Read>(rows.size() * in.width * apart_);
+                x_.make(first, in.width, rows.size(), in.width, made, apart_, in.width * apart_);
+                read = made;
+            }
+            weigh(turned, wide, tall, read, between, in.width, in.width, rows.size(), 1, 1, gathered);
+        }
+        if (!wanted_.input) return;
+        back.filter({turned, tall, wide, apart_}, {0, 0, 0, 0}, {0, rows.size()}, in.width, {0, c},
+                    wanted_.input + first * c, c);
+        if (wanted_.sums) reduce(x_, wanted_.input, first, rows.size() * in.width, gathered);
+    }
+
+    // Rows of the output, and the rows of the input that end before the next band's first tap.
+    void strided(int64_t n, Range rows, Gathered& gathered) const {
+        const Image &in = x_.z(), &out = dz_.z();
+        const int64_t c = channels_, sh = window_.stride_h, sw = window_.stride_w;
+        // Places of the output whose taps may reach this band's input, its own and those above.
+        const int64_t above = parity_ ? (window_.kernel_h - 1) / 2 : std::min(rows.first, reach_h_ / sh);
+        const int64_t before = parity_ ? (window_.kernel_w - 1) / 2 : 0;
+        const int64_t places = parity_ ? (padding_.left + in.width + 1) / 2 : out.width;
+        const int64_t wide = before + std::max(places, out.width);
+        const bool ends = rows.last == out.height;
+        const int64_t from =
+            rows.first == 0 ? 0 : std::clamp<int64_t>(rows.first * sh - padding_.top, 0, in.height);
+        const int64_t to =
+            ends ? in.height : std::clamp<int64_t>(rows.last * sh - padding_.top, 0, in.height);
+        // Below the last row of the output the last band's input goes on.
+        const int64_t below =
+            ends && parity_ ? std::max<int64_t>(0, (to + padding_.top + 1) / 2 - rows.last) : 0;
+        const int64_t tall = above + rows.size() + below;
+        float* turned = scratch<Turned>(tall * wide * apart_);
+        fill(dz_, n, {rows.first - above, rows.last + below}, {-before, wide - before}, turned, apart_);
+        if (wanted_.weight) {
+            const int64_t width = (out.width - 1) * sw + reach_w_ + 1,
+                          height = (rows.size() - 1) * sh + reach_h_ + 1;
+            const int64_t top = rows.first * sh - padding_.top;
+            float* read = scratch<Read>(height * width * apart_);
+            fill(x_, n, {top, top + height}, {-padding_.left, width - padding_.left}, read, apart_);
+            weigh(read, width, height, turned + (above * wide + before) * apart_, apart_, wide, out.width,
+                  rows.size(), sw, sh, gathered);
+        }
+        if (!wanted_.input || to <= from) return;
+        const int64_t first = (n * in.height + from) * in.width;
+        Buffer weight(by_tap_.get(),
+                      {{0, c, 1}, {0, window_.kernel_w, c}, {0, window_.kernel_h, c * window_.kernel_w}});
+        if (parity_)
+            by_parity(turned, wide, tall, weight, from + padding_.top - rows.first * 2, to - from, places,
+                      wanted_.input + first * c);
+        else {
+            Buffer gradient(turned, {{0, c, 1}, {0, out.width, apart_}, {0, tall, wide * apart_}});
+            Buffer target(wanted_.input + first * c,
+                          {{0, c, 1},
+                           {padding_.left, in.width, c},
+                           {from + padding_.top - (rows.first - above) * sh, to - from, in.width * c}});
+            check(kernels_.depthwise_input_any(gradient, weight, int32_t(sw), int32_t(sh), window_.dilation_w,
+                                               window_.dilation_h, target));
+        }
+        if (wanted_.sums) reduce(x_, wanted_.input, first, (to - from) * in.width, gathered);
+    }
+
+    // The input's gradient at stride 2, made whole in scratch, for its first row or column may lie outside
+    // the image, and copied from there. `skip` rows of it lie above the image.
+    void by_parity(const float* turned, int64_t wide, int64_t tall, Buffer& weight, int64_t skip,
+                   int64_t height, int64_t places, float* input) const {
+        const int64_t c = channels_, width = x_.z().width, down = (skip + height + 1) / 2;
+        float* made = scratch<Spread>(4 * places * down * c);
+        Buffer gradient(turned, {{0, c, 1}, {0, wide, apart_}, {0, tall, wide * apart_}});
+        Buffer target(
+            made,
+            {{0, c, 1}, {0, 2, c}, {0, places, 2 * c}, {0, 2, 2 * places * c}, {0, down, 4 * places * c}});
+        check(parity_(gradient, weight, target));
+        for (int64_t y = 0; y < height; y++)
+            std::memcpy(input + y * width * c, made + ((skip + y) * 2 * places + padding_.left) * c,
+                        width * c * sizeof(float));
+    }
+
+    // Adds one band's weights' gradient.
+    void weigh(const float* image, int64_t image_width, int64_t image_height, const float* gradient,
+               int64_t between, int64_t pitch, int64_t width, int64_t height, int64_t stride_x,
+               int64_t stride_y, Gathered& gathered) const {
+        const int64_t c = channels_, kw = window_.kernel_w, kh = window_.kernel_h;
+        float* band = scratch<Weights>(c * taps_);
+        Buffer source(image, {{0, c, 1}, {0, image_width, apart_}, {0, image_height, image_width * apart_}});
+        Buffer arrived(gradient, {{0, c, 1}, {0, width, between}, {0, height, pitch * between}});
+        Buffer target(band, {{0, c, 1}, {0, kw, c}, {0, kh, kw * c}});
+        check(weight_kernel_(source, arrived, int32_t(stride_x), int32_t(stride_y), window_.dilation_w,
+                             window_.dilation_h, target));
+        for (int64_t k = 0; k < c * taps_; k++)
+            gathered.weight[k] += double(band[k]);
+    }
+
+    const Kernels& kernels_;
+    Window window_;
+    Padding padding_;
+    const Gradient& dz_;
+    const Operand& x_;
+    Wanted wanted_;
+    int64_t channels_, apart_, taps_, reach_h_, reach_w_;
+    bool flat_; // stride 1
+    Floats turned_, by_tap_;
+    DepthwiseWeightKernel* weight_kernel_;
+    ParityKernel* parity_ = nullptr;
+};
+
+int64_t padded(int64_t count, int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
+
+// A pointwise convolution's weights' gradient: the matrix of one thread, padded to whole tiles.
+class Matrix {
+public:
+    Matrix(int64_t inputs, int64_t outputs) : kernels_(current()), outputs_(outputs) {
+        narrowest_ = &kernels_.matrices.front();
+        widest_ = &kernels_.matrices.back();
+        width = padded(inputs, narrowest_->width);
+        for (const MatrixTiles& tiles : kernels_.matrices)
+            rows = std::max(rows, padded(outputs, tiles.tiles.back().rows));
+    }
+
+    // image (count, width), gradient (count, rows), pixels so far apart; adds to out (rows, width).
+    void add(const float* image, int64_t image_apart, const float* gradient, int64_t gradient_apart,
+             int64_t count, float* out) const {
+        const int64_t wide = width / widest_->width * widest_->width;
+        strip(*widest_, 0, wide, image, image_apart, gradient, gradient_apart, count, out);
+        strip(*narrowest_, wide, width - wide, image, image_apart, gradient, gradient_apart, count, out);
+    }
+
+    int64_t width, rows = 0;
+
+private:
+    void strip(const MatrixTiles& tiles, int64_t first, int64_t across, const float* image,
+               int64_t image_apart, const float* gradient, int64_t gradient_apart, int64_t count,
+               float* out) const {
+        if (across == 0) return;
+        Buffer source(image + first, {{0, across, 1}, {0, count, image_apart}});
+        int64_t row = 0;
+        for (const MatrixTile& tile : tiles.tiles) {
+            // The last tile reaches past the outputs, where the matrix has room.
+            const bool last = &tile == &tiles.tiles.back();
+            const int64_t left = outputs_ - row;
+            const int64_t down = last ? padded(left, tile.rows) : left / tile.rows * tile.rows;
+            if (down <= 0) continue;
+            Buffer arrived(gradient + row, {{0, down, 1}, {0, count, gradient_apart}});
+            Buffer before(out + row * width + first, {{0, across, 1}, {0, down, width}});
+            Buffer after(out + row * width + first, {{0, across, 1}, {0, down, width}});
+            check(tile.run(source, arrived, before, after));
+            row += down;
+        }
+    }
+
+    const Kernels& kernels_;
+    int64_t outputs_;
+    const MatrixTiles *narrowest_, *widest_;
+};
+
+} // namespace
+
+void train_backward(const float* weight, const Window& window, Padding padding, const Gradient& dz,
+                    const Operand& x, const Wanted& wanted, int threads) {
+    Depthwisely(weight, window, padding, dz, x, wanted).run(threads);
+}
+
+void train_backward(const float* weight, const Gradient& dz, const Operand& x, const Wanted& wanted,
+                    int threads) {
+    const int64_t inputs = x.z().channels, outputs = dz.z().channels, pixels = x.pixels();
+    const Matrix matrix(inputs, outputs);
+    const int64_t image_apart = spread(matrix.width), gradient_apart = spread(matrix.rows);
+    const Pointwise back(weight, nullptr, outputs, inputs, "", threads, true);
+    const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));
+    const int64_t fair = (pixels + threads - 1) / threads;
+    const int64_t step = std::min(
+        std::clamp<int64_t>(room / (2 * image_apart + gradient_apart + outputs), 96, 1536) / 12 * 12, fair);
+    std::vector<Gathered> found(threads);
+    const Floats matrices = allocate(wanted.weight ? threads * matrix.rows * matrix.width : 0);
+    in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
+        Gathered& gathered = found[part];
+        float* sum = matrices.get() + part * matrix.rows * matrix.width;
+        if (wanted.weight) std::fill_n(sum, matrix.rows * matrix.width, 0.0f);
+        if (wanted.sums) gathered.sums.resize(2 * inputs);
+        for (int64_t band = bands.first; band < bands.last; band++) {
+            const int64_t first = band * step, count = std::min(step, pixels - first);
+            const float* turned = dz.data() + first * outputs;
+            int64_t turned_apart = outputs;
+            if (!dz.plain() || gradient_apart != outputs) {
+                turned_apart = gradient_apart;
+                float* made = scratch<Turned>(count * gradient_apart);
+                as_rows(first, count, outputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
+                    dz.make(at, wide, tall, wide, made + (at - first) * turned_apart, turned_apart,
+                            wide * turned_apart);
+                });
+                turned = made;
+            }
+            if (wanted.weight) {
+                const float* read = x.z().data + first * inputs;
+                int64_t read_apart = inputs;
+                if (!x.plain() || image_apart != inputs) {
+                    read_apart = image_apart;
+                    float* made = scratch<Read>(count * image_apart);
+                    as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
+                        x.make(at, wide, tall, wide, made + (at - first) * read_apart, read_apart,
+                               wide * read_apart);
+                    });
+                    read = made;
+                }
+                matrix.add(read, read_apart, turned, turned_apart, count, sum);
+            }
+            if (!wanted.input) continue;
+            back.panels(turned, turned_apart, count, nullptr, wanted.input + first * inputs, 0,
+                        back.panel_count());
+            if (wanted.sums) reduce(x, wanted.input, first, count, gathered);
+        }
+    });
+    if (wanted.weight) {
+        const int64_t filled = std::max<int64_t>(1, std::min<int64_t>(threads, (pixels + step - 1) / step));
+        parallel_for(matrix.rows * matrix.width > 32768 ? threads : 1, outputs, [&](int64_t n) {
+            float* row = wanted.weight + n * inputs;
+            std::copy_n(matrices.get() + n * matrix.width, inputs, row);
+            for (int64_t part = 1; part < filled; part++) {
+                const float* more = matrices.get() + (part * matrix.rows + n) * matrix.width;
+                for (int64_t m = 0; m < inputs; m++)
+                    row[m] += more[m];
+            }
+        });
+    }
+    if (wanted.sums) {
+        std::vector<double> sum(2 * inputs);
+        merge(found, &Gathered::sums, sum);
+        std::copy(sum.begin(), sum.end(), wanted.sums);
+    }
+}
+
+} // namespace ninefold

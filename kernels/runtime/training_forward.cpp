@@ -1,0 +1,85 @@
+// Forward, in training: a band is normalised into scratch, convolved, and its statistics are taken while it
+// is in the cache. One read of the image before and one write of the image after.
+#include "bands.h"
+#include "training.h"
+
+namespace ninefold {
+
+namespace {
+
+struct Read; // names the scratch of a band as the convolution reads it
+
+void gather(std::vector<Moments>& found, int64_t channels, float* moments) {
+    for (size_t part = 1; part < found.size(); part++)
+        found[0].add(found[part]);
+    found[0].write(moments, moments + channels);
+}
+
+} // namespace
+
+void train_forward(const Depthwise& layer, const Operand& x, Padding padding, float* out, float* moments,
+                   int threads) {
+    const Image& image = x.z();
+    const Window& window = layer.window();
+    const int64_t height = window.output_height(image.height, padding),
+                  width = window.output_width(image.width, padding), outputs = layer.out_channels();
+    const int64_t reach = int64_t(window.dilation_h) * (window.kernel_h - 1) + 1, stride = window.stride_h;
+    const int64_t apart = spread(image.channels);
+    const Range columns{-padding.left, (width - 1) * window.stride_w - padding.left +
+                                           int64_t(window.dilation_w) * (window.kernel_w - 1) + 1};
+    // Half the cache for the band that is read and the band that is written.
+    const int64_t line = columns.size() * apart, room = second_level_cache() / 2 / int64_t(sizeof(float));
+    const int64_t most =
+        std::clamp<int64_t>((room - reach * line) / (stride * line + width * outputs), 2, height);
+    const int64_t bands = (height + most - 1) / most;
+    const Kernels& kernels = current_for(outputs);
+    std::vector<Moments> found(threads, Moments(outputs));
+    in_parts(threads, image.batch * bands, [&](int64_t part, Range tasks) {
+        for (int64_t task = tasks.first; task < tasks.last; task++) {
+            const int64_t n = task / bands, band = task % bands;
+            const Range y{band * height / bands, (band + 1) * height / bands};
+            float* target = out + (n * height + y.first) * width * outputs;
+            if (x.plain()) {
+                layer.rows(image, n, padding, y.first, y.last, 0, outputs, target, outputs);
+            } else {
+                const int64_t top = y.first * stride - padding.top, tall = (y.size() - 1) * stride + reach;
+                float* read = scratch<Read>(tall * line);
+                fill(x, n, {top, top + tall}, columns, read, apart);
+                layer.filter({read, tall, columns.size(), apart}, {0, 0, 0, 0}, {0, y.size()}, width,
+                             {0, outputs}, target, outputs);
+            }
+            if (moments) found[part].add(kernels, target, y.size() * width);
+        }
+    });
+    if (moments) gather(found, outputs, moments);
+}
+
+void train_forward(const Pointwise& layer, const Operand& x, float* out, float* moments, int threads) {
+    const int64_t inputs = layer.in_channels(), outputs = layer.out_channels(), pixels = x.pixels();
+    const int64_t apart = spread(inputs), room = second_level_cache() / 2 / int64_t(sizeof(float));
+    const int64_t fair = (pixels + threads - 1) / threads;
+    const int64_t step = std::min(std::clamp<int64_t>(room / (apart + outputs), 96, 1536) / 12 * 12, fair);
+    const Kernels& kernels = current_for(outputs);
+    std::vector<Moments> found(threads, Moments(outputs));
+    in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
+        for (int64_t band = bands.first; band < bands.last; band++) {
+            const int64_t first = band * step, count = std::min(step, pixels - first);
+            float* target = out + first * outputs;
+            const float* read = x.z().data + first * inputs;
+            int64_t between = inputs;
+            if (!x.plain() || apart != inputs) {
+                float* made = scratch<Read>(count * apart);
+                as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
+                    x.make(at, wide, tall, wide, made + (at - first) * apart, apart, wide * apart);
+                });
+                read = made;
+                between = apart;
+            }
+            layer.panels(read, between, count, nullptr, target, 0, layer.panel_count());
+            if (moments) found[part].add(kernels, target, count);
+        }
+    });
+    if (moments) gather(found, outputs, moments);
+}
+
+} // namespace ninefold

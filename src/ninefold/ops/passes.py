@@ -1,0 +1,197 @@
+"""Training's passes over images, in the compiled kernels: dense float32 on the CPU, images channels-last.
+
+An image between two convolutions is kept raw, as the first one wrote it, with `numbers`: four rows of one
+number per channel, mean, variance, scale and shift. The next one reads activation(scale·(z - mean) + shift).
+A gradient is kept as it arrives at the activation's output; `turn`, three rows, makes of it that of z.
+The formulas stand in kernels/batchnorm.py. The callers have checked shapes and types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ninefold.ops import cpu
+from ninefold.ops.cpu import Pair, Sides, _kernels
+
+# What the kernels can differentiate, and the fewest channels that a vector of any instruction set takes.
+ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")
+SLOPED = ("silu", "hardswish")
+FEWEST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An image as the next convolution reads it; without numbers, as it is."""
+
+    z: Tensor
+    numbers: Tensor | None = None
+    activation: str | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Values of one channel."""
+        return self.z.numel() // self.z.shape[1]
+
+    def handle(self) -> _kernels.Operand:
+        """The extension's view of it; the tensors must outlive that."""
+        n, c, h, w = self.z.shape
+        numbers = 0 if self.numbers is None else self.numbers.data_ptr()
+        return _kernels.Operand(self.z.data_ptr(), n, h, w, c, numbers, self.activation or "")
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient that arrives at an operand, and how it becomes that of z; without a turn it is that."""
+
+    operand: Operand
+    arrived: Tensor
+    turn: Tensor | None = None
+
+    def handle(self) -> _kernels.Gradient:
+        """The extension's view of it; the tensors must outlive that."""
+        turn = 0 if self.turn is None else self.turn.data_ptr()
+        return _kernels.Gradient(self.operand.handle(), self.arrived.data_ptr(), turn)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a convolution's backward pass made; `sums` are the input's Σ g and Σ g·(z - mean)."""
+
+    weight: Tensor | None
+    input: Tensor | None
+    sums: Tensor | None
+
+
+def depthwise(
+    x: Operand,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    moments: Tensor | None,
+) -> Tensor:
+    """Filter an operand; `moments`, two rows, takes the output's mean and biased variance."""
+    packed = cpu.Convolution(weight, bias, stride, dilation, weight.shape[0], None, x.z.shape[1])
+    n, _, h, w = x.z.shape
+    out = cpu._empty(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
+    sides = _kernels.Padding(*padding)
+    _kernels.train_depthwise(
+        packed.kernel, x.handle(), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
+    )
+    return out
+
+
+def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor | None) -> Tensor:
+    """Combine an operand's channels; `moments`, two rows, takes the output's mean and biased variance."""
+    packed = cpu.Convolution(weight, bias, (1, 1), (1, 1), 1, None, x.z.shape[1])
+    n, _, h, w = x.z.shape
+    out = cpu._empty(n, weight.shape[0], h, w)
+    _kernels.train_pointwise(
+        packed.kernel, x.handle(), out.data_ptr(), _address(moments), torch.get_num_threads()
+    )
+    return out
+
+
+def depthwise_backward(
+    dz: Gradient,
+    x: Operand,
+    weight: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    needed: tuple[bool, bool],
+) -> Gradients:
+    """Gradients of the weight (C, 1, kh, kw) and of the operand, those of the two that are needed."""
+    weight = cpu._dense(weight)
+    made = _room(x, weight, needed)
+    window = _kernels.Window(weight.shape[2], weight.shape[3], *stride, *dilation)
+    sides = _kernels.Padding(*padding)
+    _kernels.train_depthwise_backward(
+        weight.data_ptr(), window, sides, dz.handle(), x.handle(), *_addresses(made), torch.get_num_threads()
+    )
+    return made
+
+
+def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
+    """Gradients of the weight (N, C, 1, 1) and of the operand, those of the two that are needed."""
+    weight = cpu._dense(weight)
+    made = _room(x, weight, needed)
+    _kernels.train_pointwise_backward(
+        weight.data_ptr(), dz.handle(), x.handle(), *_addresses(made), torch.get_num_threads()
+    )
+    return made
+
+
+def apply(x: Operand, residual: Tensor | None = None) -> Tensor:
+    """The operand's values, and the residual added."""
+    out = torch.empty_like(x.z)
+    _kernels.train_apply(x.handle(), _address(residual), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def moments(z: Tensor, out: Tensor) -> None:
+    """Write the mean and the biased variance of each channel into the two rows of `out`."""
+    n, c, h, w = z.shape
+    _kernels.train_moments(z.data_ptr(), n, h, w, c, out.data_ptr(), torch.get_num_threads())
+
+
+def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient as the kernels keep it, and its two sums per channel, in float64."""
+    sums = torch.empty((2, operand.z.shape[1]), dtype=torch.float64)
+    kept = torch.empty_like(gradient) if operand.activation in SLOPED else gradient
+    arrived = Gradient(operand, gradient)
+    _kernels.train_reduce(arrived.handle(), kept.data_ptr(), sums.data_ptr(), torch.get_num_threads())
+    return kept, sums
+
+
+def turn(dz: Gradient) -> Tensor:
+    """The gradient of z, whole: for convolutions that PyTorch differentiates."""
+    out = torch.empty_like(dz.arrived)
+    _kernels.train_turn(dz.handle(), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def normalisation(numbers: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> None:
+    """Fill in scale and shift, the last two rows of an operand's numbers, from mean and variance."""
+    _kernels.train_normalisation(numbers.data_ptr(), _address(gamma), _address(beta), eps, numbers.shape[1])
+
+
+def normalisation_backward(
+    operand: Operand, gamma: Tensor | None, eps: float, sums: Tensor, batch_statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the turn of an operand's gradient, and the gradients of gamma and beta."""
+    assert operand.numbers is not None
+    channels = operand.z.shape[1]
+    made = torch.empty((3, channels)), torch.empty(channels), torch.empty(channels)
+    _kernels.train_normalisation_gradient(
+        operand.numbers.data_ptr(),
+        _address(gamma),
+        eps,
+        sums.data_ptr(),
+        operand.pixels,
+        batch_statistics,
+        channels,
+        *(tensor.data_ptr() for tensor in made),
+    )
+    return made
+
+
+def _room(x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
+    sums = needed[1] and x.numbers is not None
+    return Gradients(
+        torch.empty_like(weight) if needed[0] else None,
+        torch.empty_like(x.z) if needed[1] else None,
+        torch.empty((2, x.z.shape[1]), dtype=torch.float64) if sums else None,
+    )
+
+
+def _addresses(made: Gradients) -> tuple[int, int, int]:
+    return _address(made.weight), _address(made.input), _address(made.sums)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
