@@ -125,15 +125,42 @@ def silu_slope(x: hl.Expr) -> hl.Expr:
     return s * (f32(1) + x * (f32(1) - s))
 
 
+def sigmoid_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of the sigmoid: σ(x)·(1 - σ(x))."""
+    s = sigmoid(x)
+    return s * (f32(1) - s)
+
+
+def hardsigmoid_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of hardsigmoid: 1/6 between -3 and 3, 0 beyond."""
+    return _between(x, f32(0), f32(1 / 6), f32(0))
+
+
 def hardswish_slope(x: hl.Expr) -> hl.Expr:
-    """The derivative of hardswish, 0 below -3, x/3 + 1/2, 1 above 3."""
-    below = hl.strict_float(hl.select(x < f32(-3), f32(0), x / f32(3) + f32(0.5)))
-    return hl.strict_float(hl.select(f32(3) < x, f32(1), below))
+    """The derivative of hardswish: 0 below -3, x/3 + 1/2, 1 above 3."""
+    return _between(x, f32(0), x / f32(3) + f32(0.5), f32(1))
 
 
-# What a slope kernel is compiled for: activations that are not a clip, with their derivatives, where networks
-# have them between a batch-norm and a convolution.
-SLOPES: dict[str, Callable[[hl.Expr], hl.Expr]] = {"silu": silu_slope, "hardswish": hardswish_slope}
+def gelu_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of gelu: Φ(x) + x·φ(x), φ the normal density."""
+    inside = clip(x, f32(-5.5), f32(5.5))
+    ratio = power_of_two(-inside * _polynomial(_LOGIT, inside * inside))
+    density = power_of_two(inside * inside * f32(-math.log2(math.e) / 2)) * f32(1 / math.sqrt(2 * math.pi))
+    return f32(1) / (f32(1) + ratio) + inside * density
+
+
+def gelu_tanh_slope(x: hl.Expr) -> hl.Expr:
+    """The derivative of gelu_tanh: s + x·s·(1 - s)·2u'(x), with s = sigmoid(2u)."""
+    inside = clip(x, f32(-10), f32(10))
+    scale, square = 2 * math.sqrt(2 / math.pi), inside * inside
+    s = sigmoid(inside * (f32(scale) + f32(scale * 0.044715) * square))
+    return s + inside * s * (f32(1) - s) * (f32(scale) + f32(3 * scale * 0.044715) * square)
+
+
+def _between(x: hl.Expr, low: hl.Expr, middle: hl.Expr, high: hl.Expr) -> hl.Expr:
+    above = hl.strict_float(hl.select(x < f32(-3), low, middle))
+    return hl.strict_float(hl.select(f32(3) < x, high, above))
+
 
 # What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every
 # kernel.
@@ -144,4 +171,14 @@ EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
     "gelu_tanh": gelu_tanh,
     "hardsigmoid": hardsigmoid,
     "sigmoid": sigmoid,
+}
+
+# Their derivatives, all in one kernel: what it does depends on the place in this list.
+SLOPES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
+    "silu": silu_slope,
+    "hardswish": hardswish_slope,
+    "gelu": gelu_slope,
+    "gelu_tanh": gelu_tanh_slope,
+    "hardsigmoid": hardsigmoid_slope,
+    "sigmoid": sigmoid_slope,
 }

@@ -5,12 +5,13 @@ With z a convolution's output, μ, s and b of one channel the mean, the scale γ
     apply:      out = clip(s·(z - μ) + b)                            what the next convolution reads
     statistics: Σ (z - pivot),  Σ (z - pivot)²                       one tile's part of mean and variance
     sums:       Σ g,  Σ g·(z - μ)                                    the two reductions of the backward pass
-    turn:       out = p·g + q·(z - μ) + r                            the gradient of z
+    turn:       out = p·(g + q·(z - μ) + r)                          the gradient of z
     slope:      out = gradient · activation'(s·(z - μ) + b)
 
 g is `gradient` where the clip let its argument pass and 0 elsewhere, as PyTorch has it: NaN passes, the
 two bounds do not. A clip that is none has NaN for bounds there. p, q, r fold the whole formula of the
-gradient into an affine map of two images, one triple per channel (runtime/training.cpp computes them).
+gradient into an affine map of two images, one triple per channel (runtime/training.cpp computes them). p is
+multiplied last: what it is rounded by would not cancel between p·g and the mean of it that is taken away.
 
 Shapes: images (C, W, H), a number per channel (C). The mean is subtracted before anything is multiplied, for
 s·z + (b - s·μ) loses every digit where the mean is a thousand standard deviations. Sums run in float32 over
@@ -47,21 +48,27 @@ def turn(isa: InstructionSet) -> tuple[hl.Func, list]:
     out = hl.Func("turn")
     around = z[c, x, y] - mean[c]
     passed = _passed(gradient[c, x, y], scale[c] * around + shift[c], low, high)
-    out[c, x, y] = p[c] * passed + (q[c] * around + r[c])
+    out[c, x, y] = p[c] * (q[c] * around + (passed + r[c]))
     return _by_channels(isa, out, z), [gradient, z, mean, scale, shift, p, q, r, low, high]
 
 
-def slope(isa: InstructionSet, name: str) -> tuple[hl.Func, list]:
-    """The kernel of one activation's derivative; out may be the gradient itself."""
+def slope(isa: InstructionSet) -> tuple[hl.Func, list]:
+    """The kernel of the activations' derivatives, by place in SLOPES; out may be the gradient itself."""
     c, x, y = _place()
     gradient, z = _image("gradient"), _image("z")
     mean, scale, shift = _numbers("mean", "scale", "shift")
+    which = hl.Param(hl.Int(32), "which")
     out = hl.Func("slope")
     before = scale[c] * (z[c, x, y] - mean[c]) + shift[c]
-    out[c, x, y] = gradient[c, x, y] * SLOPES[name](before)
-    out.vectorize(c, isa.lanes, hl.TailStrategy.GuardWithIf)
+    chosen = f32(0)
+    for place, derivative in enumerate(SLOPES.values()):
+        chosen = hl.select(which == place, derivative(before), chosen)
+    out[c, x, y] = gradient[c, x, y] * chosen
     _from_zero(out.output_buffer())
-    return out, [gradient, z, mean, scale, shift]
+    for place in range(len(SLOPES)):
+        out.specialize(which == place).vectorize(c, isa.lanes, hl.TailStrategy.GuardWithIf)
+    out.specialize_fail("no such activation")
+    return out, [gradient, z, mean, scale, shift, which]
 
 
 def statistics(isa: InstructionSet) -> tuple[hl.Func, list]:

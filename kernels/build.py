@@ -60,10 +60,8 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made["pooling_mean"] = pooling.mean
     made["pooling_scale"] = pooling.scale
     made["normalisation_layer"] = normalisation.layer_norm
-    for name in ("apply", "turn", "statistics", "sums"):
+    for name in ("apply", "turn", "statistics", "sums", "slope"):
         made[f"batchnorm_{name}"] = getattr(batchnorm, name)
-    for name in activations.SLOPES:
-        made[f"batchnorm_slope_{name}"] = lambda isa, a=name: batchnorm.slope(isa, a)
     for size in (*gradient.SIZES, None):
         made[f"gradient_weight_{size or 'any'}"] = lambda isa, k=size: gradient.depthwise_weight(isa, k)
     for size in (*gradient.PARITY_SIZES, None):
@@ -192,7 +190,7 @@ def _table_row(isa: InstructionSet) -> str:
         )
 
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
-    slopes = ", ".join(f'{{"{name}", {symbol(f"batchnorm_slope_{name}")}}}' for name in activations.SLOPES)
+    slopes = ", ".join(f'"{name}"' for name in activations.SLOPES)
     sizes = ", ".join(f"{{{k}, {symbol(f'gradient_weight_{k}')}}}" for k in gradient.SIZES)
     parities = ", ".join(f"{{{k}, {symbol(f'gradient_input_{k}')}}}" for k in gradient.PARITY_SIZES)
     matrices = ", ".join(
@@ -212,7 +210,7 @@ def _table_row(isa: InstructionSet) -> str:
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("normalisation_layer")},
      {symbol("batchnorm_apply")}, {symbol("batchnorm_turn")}, {symbol("batchnorm_statistics")},
-     {symbol("batchnorm_sums")}, {{{slopes}}},
+     {symbol("batchnorm_sums")}, {symbol("batchnorm_slope")}, {{{slopes}}},
      {{{sizes}}}, {symbol("gradient_weight_any")}, {{{parities}}}, {symbol("gradient_input_any")},
      {{{matrices}}},
      {symbol("limit_fma")}, {symbol("limit_copy")},

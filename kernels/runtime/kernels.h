@@ -30,7 +30,7 @@ using TurnKernel = int(B gradient, B z, B mean, B scale, B shift, B p, B q, B r,
                        B out);
 using StatisticsKernel = int(B z, B pivot, B first, B second);
 using SumsKernel = int(B gradient, B z, B mean, B scale, B shift, float low, float high, B first, B second);
-using SlopeKernel = int(B gradient, B z, B mean, B scale, B shift, B out);
+using SlopeKernel = int(B gradient, B z, B mean, B scale, B shift, int32_t which, B out);
 using DepthwiseWeightKernel = int(B image, B gradient, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
                                   int32_t dilation_y, B out);
 using ParityKernel = int(B gradient, B weight, B out);
@@ -61,11 +61,6 @@ using Conv2dPanel = Panel<Conv2dKernel>; // its tile of one pixel may lie anywhe
 struct Epilogue {
     std::string activation;
     EpilogueKernel* run;
-};
-
-struct Slope {
-    std::string activation;
-    SlopeKernel* run;
 };
 
 struct WeightSize {
@@ -109,7 +104,8 @@ struct Kernels {
     TurnKernel* turn;
     StatisticsKernel* statistics;
     SumsKernel* sums;
-    std::vector<Slope> slopes;
+    SlopeKernel* slope;
+    std::vector<std::string> slopes; // its activations, in the order of their numbers
     std::vector<WeightSize> depthwise_weight;
     DepthwiseWeightKernel* depthwise_weight_any;
     std::vector<ParitySize> depthwise_parity;

@@ -29,9 +29,9 @@ Operand::Operand(const Image& z, const float* numbers, const std::string& activa
     low_ = activation == "relu" || activation == "relu6" ? std::numeric_limits<float>::min() : nan;
     high_ = activation == "relu6" ? std::nextafter(6.0f, 0.0f) : nan;
     if (activation.empty() || activation == "relu" || activation == "relu6") return;
-    for (const Slope& row : kernels_.slopes)
-        if (row.activation == activation) slope_ = &row;
-    if (!slope_) throw std::invalid_argument("no gradient kernel for the activation " + activation);
+    for (size_t k = 0; k < kernels_.slopes.size(); k++)
+        if (kernels_.slopes[k] == activation) slope_ = int(k);
+    if (slope_ < 0) throw std::invalid_argument("no gradient kernel for the activation " + activation);
 }
 
 void Operand::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, float* out, int64_t apart,
@@ -87,7 +87,7 @@ void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
         Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer target(out + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
-        check(o.slope_->run(gradient, z, mean, scale, shift, target));
+        check(o.kernels_.slope(gradient, z, mean, scale, shift, o.slope_, target));
     });
 }
 
@@ -170,8 +170,8 @@ void train_normalisation_gradient(const float* numbers, const float* gamma, doub
         const double inverse = 1 / std::sqrt(double(numbers[channels + c]) + epsilon);
         const double along = sums[channels + c] * inverse, scale = (gamma ? double(gamma[c]) : 1.0) * inverse;
         turn[c] = float(scale);
-        turn[channels + c] = batch ? float(-scale * inverse * along / count) : 0.0f;
-        turn[2 * channels + c] = batch ? float(-scale * sums[c] / count) : 0.0f;
+        turn[channels + c] = batch ? float(-inverse * along / count) : 0.0f;
+        turn[2 * channels + c] = batch ? float(-sums[c] / count) : 0.0f;
         if (gamma_gradient) gamma_gradient[c] = float(along);
         if (beta_gradient) beta_gradient[c] = float(sums[c]);
     }

@@ -22,7 +22,7 @@ public:
               int64_t row) const;
 
     bool plain() const { return !numbers_; }
-    bool has_slope() const { return slope_ != nullptr; }
+    bool has_slope() const { return slope_ >= 0; }
     const Image& z() const { return z_; }
     int64_t pixels() const { return z_.batch * z_.height * z_.width; }
 
@@ -35,7 +35,7 @@ private:
     const float* numbers_;
     std::string activation_;
     float low_, high_; // where the gradient passes, NaN for no bound
-    const Slope* slope_ = nullptr;
+    int slope_ = -1;   // the activation's place among the slopes
 };
 
 // The gradient that arrives at an operand, and from it the gradient of z. `turn` are three rows of one number

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ninefold.shape import ACTIVATIONS
 from ninefold.training import chain
 from ninefold.training.chain import Normalisation, Stage
 
@@ -141,7 +142,7 @@ def test_few_channels_run_in_pytorch(channels):
     held(x, layers)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "relu6", "silu", "hardswish", "gelu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_activations(activation):
     layers = [pointwise(9, 24, activation), depthwise(24, 5, 2, activation=activation)]
     held(torch.randn(2, 9, 11, 10), layers, tolerance=5e-6)

@@ -16,10 +16,8 @@ from torch import Tensor
 from ninefold.ops import cpu
 from ninefold.ops.cpu import Pair, Sides, _kernels
 
-# What the kernels can differentiate, and the fewest channels that a vector of any instruction set takes.
-ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")
-SLOPED = ("silu", "hardswish")
-FEWEST_CHANNELS = 4
+# Activations that are no clip: their derivative is multiplied into the gradient as soon as that is made.
+SLOPED = ("silu", "hardswish", "gelu", "gelu_tanh", "hardsigmoid", "sigmoid")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from ninefold.ops import backend, fallback
 
+FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
+
 Tensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -52,7 +54,7 @@ def run(
     tensors: Sequence[Tensors],
     residual: Tensor | None = None,
     *,
-    keep: Literal["float32", "bfloat16"] = "float32",
+    keep: str = "float32",
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Run a chain on x (batch, C, H, W); return its output, channels-last, and each stage's batch statistics.
 
@@ -84,13 +86,9 @@ def supported(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) ->
     channels, elements = x.shape[1], x.numel() // x.shape[0]
     for stage, (weight, *_) in zip(stages, tensors, strict=True):
         outputs = weight.shape[0]
-        if stage.activation not in ("relu", "relu6", "silu", "hardswish", None):
-            return f"no gradient kernel for the activation {stage.activation}"
         if stage.kind == "depthwise" and not (outputs == channels == stage.groups):
             return "a depth multiplier"
-        if min(outputs, channels) < 4 and stage.kind != "standard":
-            return "fewer channels than a vector"
-        if outputs < 4:
+        if outputs < FEWEST_CHANNELS or (channels < FEWEST_CHANNELS and stage.kind != "standard"):
             return "fewer channels than a vector"
         elements = max(elements, x.shape[2] * x.shape[3] * outputs)
         channels = outputs
