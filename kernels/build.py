@@ -105,8 +105,8 @@ def _processor_flags() -> list[str]:
     return []
 
 
-def compile_kernel(name: str, folder: Path) -> None:
-    """Write one kernel's object file, and say what it cost."""
+def compile_kernel(name: str, folder: Path, sanitizer: str | None = None) -> None:
+    """Write one kernel's object file, and say what it cost; `sanitizer` is watched for by verification/."""
     import halide as hl
 
     isa_name, kernel = name.split(".")
@@ -115,7 +115,8 @@ def compile_kernel(name: str, folder: Path) -> None:
     func, arguments = kernels(isa)[kernel](isa)
     path = folder / f"{name}.o"
     outputs = {hl.OutputFileType.object: str(path)}
-    func.compile_to(outputs, arguments, f"ninefold_{isa_name}_{kernel}", hl.Target(isa.features))
+    features = isa.features + {None: "", "address": "-asan", "thread": "-tsan"}[sanitizer]
+    func.compile_to(outputs, arguments, f"ninefold_{isa_name}_{kernel}", hl.Target(features))
     print(f"{name}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
@@ -232,10 +233,11 @@ def main() -> None:
     parser.add_argument("step", choices=("list", "kernel", "table", "runtime"))
     parser.add_argument("--isas", default="all")
     parser.add_argument("--name")
+    parser.add_argument("--sanitize", choices=("address", "thread"))
     parser.add_argument("-o", "--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
     if arguments.step == "kernel":
-        compile_kernel(arguments.name, arguments.output)
+        compile_kernel(arguments.name, arguments.output, arguments.sanitize)
         return
     isas = chosen(arguments.isas)
     if arguments.step == "list":
