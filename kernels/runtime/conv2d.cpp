@@ -64,16 +64,19 @@ Conv2d::Plane Conv2d::strip(const Image& image, int64_t n, Padding padding, Rang
     const int64_t first = x.first * window_.stride_w - padding.left;
     const int64_t wide =
         (x.size() - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1;
-    const Range inside{std::clamp<int64_t>(first, 0, image.width),
-                       std::clamp<int64_t>(first + wide, 0, image.width)};
+    // The image's columns within the strip: none where the padding is wider than the strip.
+    const Range inside{std::clamp<int64_t>(-first, 0, wide),
+                       std::clamp<int64_t>(image.width - first, 0, wide)};
     const int64_t c = image.channels;
     float* to = memory;
     for (int64_t row = seen.first; row < seen.last; row++, to += wide * c) {
-        std::fill_n(to, (inside.first - first) * c, 0.0f);
-        std::copy_n(image.row(n, row) + inside.first * c, inside.size() * c, to + (inside.first - first) * c);
-        std::fill(to + (inside.last - first) * c, to + wide * c, 0.0f);
+        std::fill_n(to, inside.first * c, 0.0f);
+        std::copy_n(image.row(n, row) + (first + inside.first) * c, inside.size() * c, to + inside.first * c);
+        std::fill(to + inside.last * c, to + wide * c, 0.0f);
     }
-    return {memory, seen.size(), wide * c, int32_t(x.first * window_.stride_w * c),
+    // A band whose taps all lie above or below the image sees a row of zeros: a kernel refuses none.
+    if (seen.size() == 0) std::fill_n(memory, wide * c, 0.0f);
+    return {memory, std::max<int64_t>(1, seen.size()), wide * c, int32_t(x.first * window_.stride_w * c),
             int32_t(padding.top + seen.first)};
 }
 

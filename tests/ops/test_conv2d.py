@@ -38,6 +38,26 @@ def test_groups(isa, layout, integers, assert_right, groups, channels, out_chann
     assert_right(got, reference.conv2d(x, weight, groups=groups, padding=1, stride=2))
 
 
+@pytest.mark.parametrize("outputs", [5, 12, 40])
+@pytest.mark.parametrize(
+    ("size", "geometry"),
+    [
+        ((6, 5), {"padding": (0, 0, 9, 12)}),  # bands of rows above and below the image
+        ((9, 1), {"padding": (13, 0, 0, 0), "stride": 7}),  # columns beside it, further apart than the kernel
+        ((3, 2), {"padding": (9, 11, 8, 7), "stride": 3}),
+        ((4, 4), {"padding": (12, 12, 12, 12)}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kernel", [(1, 2), (3, 3)], ids=str)
+def test_padding_wider_than_the_kernel(isa, threads, integers, assert_right, kernel, size, geometry, outputs):
+    x, weight, bias = integers(1, 3, *size), integers(outputs, 3, *kernel), integers(outputs)
+    if kernel == (1, 2) and size == (9, 1):
+        weight = weight[..., :1]
+    got = ops.conv2d(x, weight, bias, **geometry)
+    assert_right(got, reference.conv2d(x, weight, bias, **geometry))
+
+
 def test_every_activation(isa, integers, activation, assert_right):
     x, weight, bias = integers(1, 3, 9, 9), integers(18, 3, 3, 3) / 4, integers(18)
     got = ops.conv2d(x, weight, bias, activation=activation)
