@@ -9,11 +9,11 @@ STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HOLD_TORCH := --constraint environments/torch.txt
 INSTALL := $(BIN)/python environments/install.py
-CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h)
+CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitize/*.cpp)
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo test verify lint format bench peers wheel clean
+.PHONY: help venv develop demo test verify sanitize lint format bench peers wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -31,6 +31,9 @@ test: $(STAMPS)/package  ## The whole test suite, with every instruction set bui
 
 verify: $(STAMPS)/package  ## 20,000 random cases of each operator and direction against the definitions: hours
 	@$(BIN)/python verification/verify.py $(ARGS)
+
+sanitize: $(STAMPS)/environment  ## The C++ and the kernels under address, undefined-behaviour and thread sanitizers
+	@$(BIN)/python verification/sanitize.py $(ARGS)
 
 lint: $(STAMPS)/environment  ## ruff, mypy and clang-format
 	@$(BIN)/ruff check --quiet .
