@@ -2,7 +2,7 @@
 
 AddressSanitizer and UndefinedBehaviorSanitizer watch random layers and plans, ThreadSanitizer threads that
 share them. The kernels are instrumented too (Halide has the passes). Each sanitizer is first shown a fault
-inside a kernel, which it must report: one that sees nothing is no witness. ThreadSanitizer looks at accesses of
+inside a kernel, which it must report: one that sees nothing is no witness. ThreadSanitizer sees accesses of
 up to 16 bytes, so there the kernels are those of 128-bit vectors; loops run on the calling thread, because
 gcc's OpenMP runtime is not instrumented.
 """
