@@ -34,7 +34,7 @@ def sigmoid(x: hl.Expr) -> hl.Expr:
 
 def silu(x: hl.Expr) -> hl.Expr:
     """x · sigmoid(x)."""
-    return x / (f32(1) + _decay(x))
+    return _not_below_all(x) / (f32(1) + _decay(x))
 
 
 def hardsigmoid(x: hl.Expr) -> hl.Expr:
@@ -62,7 +62,7 @@ def gelu(x: hl.Expr) -> hl.Expr:
     """
     inside = clip(x, f32(-5.5), f32(5.5))
     ratio = power_of_two(-inside * _polynomial(_LOGIT, inside * inside), round_by=_converted)
-    return hl.select(x < f32(-5.5), f32(0), x) / (f32(1) + ratio)
+    return hl.strict_float(hl.select(x < f32(-5.5), x * f32(0), x)) / (f32(1) + ratio)
 
 
 def gelu_tanh(x: hl.Expr) -> hl.Expr:
@@ -70,7 +70,12 @@ def gelu_tanh(x: hl.Expr) -> hl.Expr:
     inside = clip(x, f32(-10), f32(10))
     scale = 2 * math.sqrt(2 / math.pi) * math.log2(math.e)
     ratio = power_of_two(-inside * (f32(scale) + f32(scale * 0.044715) * inside * inside))
-    return x / (f32(1) + ratio)
+    return _not_below_all(x) / (f32(1) + ratio)
+
+
+def _not_below_all(x: hl.Expr) -> hl.Expr:
+    """x, but -∞ becomes NaN: -∞ · 0 is what silu and gelu come to there, in PyTorch too."""
+    return hl.strict_float(hl.select(x > f32(-math.inf), x, f32(math.nan)))
 
 
 def _decay(x: hl.Expr) -> hl.Expr:
