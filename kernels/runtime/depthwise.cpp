@@ -50,7 +50,7 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
 void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0,
                      int64_t c1, float* out, int64_t out_stride) const {
     const int64_t width = window_.output_width(image.width, padding);
-    const Plane plane{image.row(n, 0) + c0 / multiplier_, image.height, image.width, image.channels};
+    const Plane plane{image.row(n, 0) + c0 / multiplier_, image.height, image.width, image.stride};
     if (!narrow(image.width, padding, c1 - c0)) {
         filter(plane, padding, {y0, y1}, width, {c0, c1}, out, out_stride);
     } else {
@@ -137,9 +137,9 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
     activation_.apply(out, count, rows.size() * width, out_stride);
 }
 
-void Depthwise::run(const Image& image, Padding padding, float* out, int threads) const {
+void Depthwise::run(const Image& image, Padding padding, Result out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding);
-    const int64_t line = window_.output_width(image.width, padding) * out_channels();
+    const int64_t width = window_.output_width(image.width, padding), line = width * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
     const int64_t cached = std::max<int64_t>(1, 65536 / line),
                   fair = (image.batch * height + threads - 1) / threads;
@@ -147,7 +147,8 @@ void Depthwise::run(const Image& image, Padding padding, float* out, int threads
                   bands = (height + step - 1) / step;
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
-        rows(image, n, padding, y0, y1, 0, out_channels(), out + (n * height + y0) * line, out_channels());
+        rows(image, n, padding, y0, y1, 0, out_channels(), out.data + (n * height + y0) * width * out.stride,
+             out.stride);
     });
 }
 

@@ -37,7 +37,8 @@ void Inverted::run(const Image& image, Padding padding, const float* residual, f
         float* expanded = scratch<Whole>(pixels * wide);
         for (int64_t n = 0; n < image.batch; n++) {
             const int64_t first = n * height * width * outputs;
-            expansion_.run(image.row(n, 0), pixels, nullptr, expanded, threads);
+            expansion_.run(image.row(n, 0), image.stride, pixels, nullptr, nullptr, {expanded, wide},
+                           threads);
             separable_.run({expanded, 1, image.height, image.width, wide}, padding,
                            residual ? residual + first : nullptr, out + first, threads);
         }
@@ -76,8 +77,8 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
                          kept * line * sizeof(float));
         const int64_t fresh = needed.size() - kept;
         if (fresh > 0)
-            expansion_.run(image.row(n, needed.first + kept), fresh * image.width, nullptr,
-                           expanded + kept * line, 1);
+            expansion_.run(image.row(n, needed.first + kept), image.stride, fresh * image.width, nullptr,
+                           nullptr, {expanded + kept * line, wide}, 1);
         held = needed;
         // The same taps, seen from the first row that is held.
         const int64_t top = needed.first - above;
@@ -86,8 +87,8 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
         depthwise_.filter({expanded, needed.size(), image.width, wide}, around, {0, count}, width,
                           {0, hidden}, filtered, apart);
         const int64_t first = (n * height + y0) * width * outputs;
-        projection_.panels(filtered, apart, count * width, residual ? residual + first : nullptr, out + first,
-                           0, projection_.panel_count());
+        projection_.panels(filtered, apart, count * width, residual ? residual + first : nullptr,
+                           {out + first, outputs}, 0, projection_.panel_count());
     }
 }
 

@@ -1,6 +1,6 @@
 // The convolutions with their weights packed for one instruction set, and the loops around the kernels.
 //
-// Images are NHWC and dense: (batch, height, width, channels). Pointers and shapes are the caller's to check.
+// Images are NHWC: (batch, height, width, channels). Pointers and shapes are the caller's to check.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,14 @@ namespace ninefold {
 struct Image {
     const float* data;
     int64_t batch, height, width, channels;
-    const float* row(int64_t n, int64_t y) const { return data + (n * height + y) * width * channels; }
+    int64_t stride = channels; // from pixel to pixel; more than its channels in part of a wider image
+    const float* row(int64_t n, int64_t y) const { return data + (n * height + y) * width * stride; }
+};
+
+// Where a result goes: dense rows of pixels that lie `stride` apart.
+struct Result {
+    float* data;
+    int64_t stride;
 };
 
 // What lies around the image, as torch.nn.functional.pad has it.
@@ -65,7 +72,7 @@ public:
               const std::string& activation);
 
     // out: (batch, output height, output width, channels · multiplier).
-    void run(const Image& image, Padding padding, float* out, int threads) const;
+    void run(const Image& image, Padding padding, Result out, int threads) const;
 
     // Output rows [y0, y1) of image n, channels [c0, c1), into `out`, whose pixels lie out_stride apart.
     void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
@@ -101,13 +108,15 @@ public:
     Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
               const std::string& activation, int threads, bool turned = false);
 
-    // image: (pixels, in_channels); residual (or null) and out: (pixels, out_channels).
-    void run(const float* image, int64_t pixels, const float* residual, float* out, int threads) const;
+    // image: (pixels, in_channels), image_stride apart; residual (or null, dense) and out: (pixels,
+    // out_channels). gate (or null): in_channels numbers that every pixel is multiplied by first.
+    void run(const float* image, int64_t image_stride, int64_t pixels, const float* gate,
+             const float* residual, Result out, int threads) const;
 
     // The panels [first, last) of output channels, on one thread; the pixels of the image lie image_stride
-    // apart.
-    void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, float* out,
-                int first, int last) const;
+    // apart. `weights` (or null: the layer's own) are packed like the layer's.
+    void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, Result out,
+                int first, int last, const float* weights = nullptr) const;
 
     int64_t in_channels() const { return in_channels_; }
     int64_t out_channels() const { return out_channels_; }
@@ -121,8 +130,9 @@ private:
         int64_t offset;       // its weights
         int64_t bias;
     };
-    void tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
-               const float* residual, float* out, int64_t out_stride, int64_t channels) const;
+    void tiles(const Block& block, int count, const float* weights, const float* image, int64_t image_stride,
+               int64_t pixels, const float* residual, Result out, int64_t channels) const;
+    const float* gated(const float* gate) const;
 
     const Kernels& kernels_;
     int64_t in_channels_, out_channels_, packed_ = 0;

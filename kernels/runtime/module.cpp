@@ -198,8 +198,9 @@ NB_MODULE(_kernels, m) {
         .def(
             "run",
             [](const Depthwise& self, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
-               const Padding& padding, uintptr_t out,
-               int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
+               const Padding& padding, uintptr_t out, int threads) {
+                self.run(image(x, n, h, w, c), padding, {written(out), self.out_channels()}, threads);
+            },
             unlocked);
     nb::class_<Pointwise>(m, "Pointwise")
         .def("__init__",
@@ -211,7 +212,10 @@ NB_MODULE(_kernels, m) {
         .def(
             "run",
             [](const Pointwise& self, uintptr_t x, int64_t pixels, uintptr_t residual, uintptr_t out,
-               int threads) { self.run(read(x), pixels, read(residual), written(out), threads); },
+               int threads) {
+                self.run(read(x), self.in_channels(), pixels, nullptr, read(residual),
+                         {written(out), self.out_channels()}, threads);
+            },
             unlocked);
     nb::class_<Conv2d>(m, "Conv2d")
         .def("__init__",
@@ -269,10 +273,12 @@ NB_MODULE(_kernels, m) {
             nb::keep_alive<1, 2>())
         .def(
             "pointwise",
-            [=](Plan& p, const Pointwise& layer, int x, Residual residual) {
-                return p.add(pointwise_step(layer), operands(x, residual));
+            [=](Plan& p, const Pointwise& layer, int x, Residual residual, Residual gate) {
+                std::vector<int> all = operands(x, residual);
+                if (gate) all.push_back(*gate);
+                return p.add(pointwise_step(layer, gate.has_value()), all);
             },
-            nb::arg(), nb::arg(), nb::arg().none(), nb::keep_alive<1, 2>())
+            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::keep_alive<1, 2>())
         .def(
             "separable",
             [=](Plan& p, const Separable& layer, const Padding& padding, int x, Residual residual) {

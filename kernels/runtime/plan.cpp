@@ -34,13 +34,45 @@ const Plan::Layout& Plan::layout(const std::vector<Shape>& inputs) {
     return found != layouts_.end() ? found->second : layouts_.emplace(inputs, arrange(inputs)).first->second;
 }
 
-// The step after which each value is not read again; -1 for one that is never read.
-std::vector<int> Plan::last_uses() const {
-    std::vector<int> last(inputs_ + steps_.size(), -1);
+// Whether a value may be written straight into the concatenation that reads it: whoever writes and reads it
+// must take pixels that lie further apart than its channels.
+bool Plan::may_move_in(int value) const {
+    if (value < inputs_ || std::count(outputs_.begin(), outputs_.end(), value)) return false;
+    if (!steps_[value - inputs_].operation->writes_part()) return false;
+    int gathered = 0;
+    for (const Step& step : steps_)
+        for (size_t i = 0; i < step.operands.size(); i++) {
+            if (step.operands[i] != value) continue;
+            if (step.operation->gathers())
+                gathered++;
+            else if (i > 0 || !step.operation->reads_part())
+                return false;
+        }
+    return gathered == 1;
+}
+
+// Decide whose memory each value lies in, and until when that is in use.
+void Plan::settle(Layout& layout) const {
+    const int values = inputs_ + int(steps_.size());
+    layout.homes.resize(values);
+    layout.first.assign(values, 0);
+    layout.last.assign(values, -1);
+    for (int v = 0; v < values; v++)
+        layout.homes[v] = v;
+    for (size_t s = 0; s < steps_.size(); s++) {
+        if (!steps_[s].operation->gathers()) continue;
+        int64_t channel = 0;
+        for (int v : steps_[s].operands) {
+            if (may_move_in(v)) {
+                layout.homes[v] = inputs_ + int(s);
+                layout.first[v] = channel;
+            }
+            channel += layout.shapes[v].channels;
+        }
+    }
     for (size_t s = 0; s < steps_.size(); s++)
         for (int operand : steps_[s].operands)
-            last[operand] = int(s);
-    return last;
+            layout.last[layout.homes[operand]] = int(s);
 }
 
 // First fit in the order of the steps: each value takes the lowest gap between the values that live beside
@@ -49,20 +81,22 @@ Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
     if (int(inputs.size()) != inputs_) throw std::invalid_argument("wrong number of inputs");
     Layout layout;
     layout.shapes = inputs;
-    layout.offsets.assign(inputs_ + steps_.size(), -1);
-    const std::vector<int> last = last_uses();
+    for (const Step& step : steps_) {
+        std::vector<Shape> operands;
+        for (int operand : step.operands)
+            operands.push_back(layout.shapes[operand]);
+        layout.shapes.push_back(step.operation->shape(operands));
+    }
+    settle(layout);
+    layout.offsets.assign(layout.shapes.size(), -1);
+    const auto size_of = [&](int v) { return (layout.shapes[v].numbers() + 15) / 16 * 16; };
     std::vector<int> placed;
     for (int s = 0; s < int(steps_.size()); s++) {
-        std::vector<Shape> operands;
-        for (int operand : steps_[s].operands)
-            operands.push_back(layout.shapes[operand]);
-        const int value = inputs_ + s;
-        layout.shapes.push_back(steps_[s].operation->shape(operands));
-        if (std::count(outputs_.begin(), outputs_.end(), value)) continue;
-        const auto size_of = [&](int v) { return (layout.shapes[v].numbers() + 15) / 16 * 16; };
+        const int value = layout.homes[inputs_ + s];
+        if (layout.offsets[value] >= 0 || std::count(outputs_.begin(), outputs_.end(), value)) continue;
         std::vector<std::pair<int64_t, int64_t>> taken;
         for (int other : placed)
-            if (last[other] >= s)
+            if (layout.last[other] >= s)
                 taken.push_back({layout.offsets[other], layout.offsets[other] + size_of(other)});
         std::sort(taken.begin(), taken.end());
         int64_t offset = 0;
@@ -104,23 +138,24 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
     for (size_t i = 0; i < outputs.size(); i++)
         at[outputs_[i]] = outputs[i];
 
-    const std::vector<int> last = poison ? last_uses() : std::vector<int>();
+    const auto part = [&](int v) { return at[found.homes[v]] + found.first[v]; };
+    const auto stride = [&](int v) { return found.shapes[found.homes[v]].channels; };
     std::vector<Image> operands;
     for (size_t s = 0; s < steps_.size(); s++) {
         operands.clear();
         for (int v : steps_[s].operands) {
             const Shape& shape = found.shapes[v];
-            operands.push_back({at[v], shape.batch, shape.height, shape.width, shape.channels});
+            operands.push_back({part(v), shape.batch, shape.height, shape.width, shape.channels, stride(v)});
         }
         const int value = inputs_ + int(s);
         const auto start = std::chrono::steady_clock::now();
-        steps_[s].operation->run(operands, found.shapes[value], at[value], threads);
+        steps_[s].operation->run(operands, found.shapes[value], {part(value), stride(value)}, threads);
         if (seconds)
             seconds->push_back(
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         if (!poison) continue;
-        for (int v = inputs_; v <= value; v++)
-            if (found.offsets[v] >= 0 && last[v] == int(s))
+        for (int v = inputs_; v < inputs_ + int(steps_.size()); v++)
+            if (found.offsets[v] >= 0 && found.last[v] == int(s))
                 std::fill_n(at[v], found.shapes[v].numbers(), std::numeric_limits<float>::quiet_NaN());
     }
     std::lock_guard<std::mutex> guard(lock_);

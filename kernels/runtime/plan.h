@@ -25,8 +25,15 @@ class Operation {
 public:
     virtual ~Operation() = default;
     virtual Shape shape(const std::vector<Shape>& operands) const = 0;
-    virtual void run(const std::vector<Image>& operands, const Shape& shape, float* out,
+    virtual void run(const std::vector<Image>& operands, const Shape& shape, Result out,
                      int threads) const = 0;
+
+    // Whether the result, and whether the first operand, may be some channels of a wider image. All else is
+    // dense.
+    virtual bool writes_part() const { return false; }
+    virtual bool reads_part() const { return false; }
+    // Whether the result is the operands side by side: those that lie there already are not copied.
+    virtual bool gathers() const { return false; }
 };
 
 // Values are numbered: the inputs first, then the result of each step in the order the steps were added.
@@ -57,12 +64,16 @@ private:
     };
     struct Layout { // for one set of input shapes
         std::vector<Shape> shapes;
-        std::vector<int64_t> offsets; // in the arena, in floats; -1 for inputs and outputs
+        std::vector<int> homes;       // the value whose memory each one lies in: itself, or a concatenation
+        std::vector<int64_t> first;   // its first channel there
+        std::vector<int64_t> offsets; // of homes, in the arena, in floats; -1 for inputs and outputs
+        std::vector<int> last;        // of homes: the step after which nothing in it is read again
         int64_t size = 0;
     };
     const Layout& layout(const std::vector<Shape>& inputs);
     Layout arrange(const std::vector<Shape>& inputs) const;
-    std::vector<int> last_uses() const;
+    void settle(Layout& layout) const;
+    bool may_move_in(int value) const;
 
     int inputs_;
     std::vector<Step> steps_;
@@ -75,7 +86,8 @@ private:
 // The operations. Layers are borrowed: the caller keeps them alive.
 std::unique_ptr<Operation> depthwise_step(const Depthwise& layer, Padding padding);
 std::unique_ptr<Operation> conv2d_step(const Conv2d& layer, Padding padding);
-std::unique_ptr<Operation> pointwise_step(const Pointwise& layer);                  // x, perhaps a residual
+std::unique_ptr<Operation> pointwise_step(const Pointwise& layer,
+                                          bool gated); // x, perhaps a residual, a gate
 std::unique_ptr<Operation> separable_step(const Separable& layer, Padding padding); // x, perhaps a residual
 std::unique_ptr<Operation> inverted_step(const Inverted& layer, Padding padding);   // x, perhaps a residual
 std::unique_ptr<Operation> add_step();                                              // two images of one shape

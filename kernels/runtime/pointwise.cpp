@@ -14,7 +14,8 @@ namespace ninefold {
 namespace {
 
 struct Remainder; // names the scratch of a panel that reaches past the last output channel
-struct Apart;     // names the scratch of pixels moved off one another's cache sets
+struct Apart;     // names the scratch of pixels moved off one another's cache sets, or multiplied by a gate
+struct Gated;     // names the scratch of weights multiplied by a gate
 
 } // namespace
 
@@ -48,10 +49,11 @@ Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels
     });
 }
 
-void Pointwise::tiles(const Block& block, int count, const float* image, int64_t image_stride, int64_t pixels,
-                      const float* residual, float* out, int64_t out_stride, int64_t channels) const {
+void Pointwise::tiles(const Block& block, int count, const float* weights, const float* image,
+                      int64_t image_stride, int64_t pixels, const float* residual, Result out,
+                      int64_t channels) const {
     const int width = block.panel->width;
-    Buffer weight(weight_.get() + block.offset,
+    Buffer weight(weights + block.offset,
                   {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
     Buffer bias(bias_.get() + block.bias, {{0, channels, 1}});
     int64_t p = 0;
@@ -59,10 +61,10 @@ void Pointwise::tiles(const Block& block, int count, const float* image, int64_t
         const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
         if (n == 0) continue;
         Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
-        Buffer target(out + p * out_stride, {{0, channels, 1}, {0, n, out_stride}});
+        Buffer target(out.data + p * out.stride, {{0, channels, 1}, {0, n, out.stride}});
         // Without a residual the kernel reads none, but checks the buffer's shape: the output's own serves.
-        Buffer added(residual ? residual + p * out_channels_ : out + p * out_stride,
-                     {{0, channels, 1}, {0, n, residual ? out_channels_ : out_stride}});
+        Buffer added(residual ? residual + p * out_channels_ : out.data + p * out.stride,
+                     {{0, channels, 1}, {0, n, residual ? out_channels_ : out.stride}});
         check(tile.run(source, weight, bias, added, residual != nullptr, activation_.low, activation_.high,
                        target));
         p += n;
@@ -70,7 +72,8 @@ void Pointwise::tiles(const Block& block, int count, const float* image, int64_t
 }
 
 void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual,
-                       float* out, int first, int last) const {
+                       Result out, int first, int last, const float* weights) const {
+    if (!weights) weights = weight_.get();
     // As many panels to a call as stay in the cache while the tall tiles pass, and then the short ones.
     const int64_t cached = 128 * 1024 / int64_t(sizeof(float));
     const bool late = activation_.epilogue && residual; // the activation comes between sum and residual
@@ -84,22 +87,22 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
                blocks_[b + count].valid == width)
             count++;
         const int64_t channels = whole ? int64_t(width) * count : block.valid;
-        float* target = out + block.first;
+        const Result target{out.data + block.first, out.stride};
         const float* added = residual ? residual + block.first : nullptr;
         if (whole) {
-            tiles(block, count, image, image_stride, pixels, late ? nullptr : added, target, out_channels_,
+            tiles(block, count, weights, image, image_stride, pixels, late ? nullptr : added, target,
                   channels);
         } else {
             // The padded panel goes to scratch, its real channels from there to the output.
             float* tile = scratch<Remainder>(pixels * width);
-            tiles(block, 1, image, image_stride, pixels, nullptr, tile, width, width);
+            tiles(block, 1, weights, image, image_stride, pixels, nullptr, {tile, width}, width);
             for (int64_t p = 0; p < pixels; p++)
-                std::memcpy(target + p * out_channels_, tile + p * width, channels * sizeof(float));
+                std::memcpy(target.data + p * out.stride, tile + p * width, channels * sizeof(float));
         }
-        activation_.apply(target, channels, pixels, out_channels_);
+        activation_.apply(target.data, channels, pixels, out.stride);
         if (added && (late || !whole)) {
-            Buffer sum(target, {{0, channels, 1}, {0, pixels, out_channels_}});
-            Buffer same(target, {{0, channels, 1}, {0, pixels, out_channels_}});
+            Buffer sum(target.data, {{0, channels, 1}, {0, pixels, out.stride}});
+            Buffer same(target.data, {{0, channels, 1}, {0, pixels, out.stride}});
             Buffer other(added, {{0, channels, 1}, {0, pixels, out_channels_}});
             check(kernels_.add(same, other, sum));
         }
@@ -107,8 +110,23 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
     }
 }
 
-void Pointwise::run(const float* image, int64_t pixels, const float* residual, float* out,
-                    int threads) const {
+// The packed weights times the gate, this thread's own. Multiplying the weights is the same as multiplying
+// the image, and for most layers behind a squeeze-and-excitation they are fewer.
+const float* Pointwise::gated(const float* gate) const {
+    float* gated = scratch<Gated>(packed_);
+    for (const Block& block : blocks_) {
+        const int64_t width = block.panel->width;
+        const float* from = weight_.get() + block.offset;
+        float* to = gated + block.offset;
+        for (int64_t m = 0; m < in_channels_; m++)
+            for (int64_t d = m * width; d < (m + 1) * width; d++)
+                to[d] = from[d] * gate[m];
+    }
+    return gated;
+}
+
+void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, const float* gate,
+                    const float* residual, Result out, int threads) const {
     const int count = panel_count();
     const int64_t tallest = blocks_.front().panel->tiles.front().pixels;
     // Where the weights outweigh the pixels, each thread takes its own weights; else its own pixels.
@@ -123,18 +141,29 @@ void Pointwise::run(const float* image, int64_t pixels, const float* residual, f
                   : std::min(cached, std::max<int64_t>(1, (fair + tallest - 1) / tallest * tallest));
     const int64_t blocks = (pixels + step - 1) / step;
     const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
+    const bool gate_weights = gate && packed_ < pixels * in_channels_, gate_image = gate && !gate_weights;
+    const float* weights = gate_weights ? gated(gate) : weight_.get();
+    const bool collides = image_stride == in_channels_ && apart != in_channels_ && out_channels_ >= 64;
     parallel_for(threads, parts * blocks, [&](int64_t task) {
         const int64_t part = task / blocks, p = task % blocks * step, n = std::min(step, pixels - p);
-        const float* block = image + p * in_channels_;
-        if (apart != in_channels_ && out_channels_ >= 64) {
+        const float* block = image + p * image_stride;
+        int64_t stride = image_stride;
+        if (collides || gate_image) {
             float* copy = scratch<Apart>(n * apart);
-            for (int64_t i = 0; i < n; i++)
-                std::memcpy(copy + i * apart, block + i * in_channels_, in_channels_ * sizeof(float));
+            if (gate_image) {
+                Buffer from(block, {{0, in_channels_, 1}, {0, n, stride}}), by(gate, {{0, in_channels_, 1}});
+                Buffer to(copy, {{0, in_channels_, 1}, {0, n, apart}});
+                check(kernels_.scale(from, by, to));
+            } else {
+                for (int64_t i = 0; i < n; i++)
+                    std::memcpy(copy + i * apart, block + i * stride, in_channels_ * sizeof(float));
+            }
             block = copy;
+            stride = apart;
         }
-        panels(block, block == image + p * in_channels_ ? in_channels_ : apart, n,
-               residual ? residual + p * out_channels_ : nullptr, out + p * out_channels_,
-               int(part * count / parts), int((part + 1) * count / parts));
+        panels(block, stride, n, residual ? residual + p * out_channels_ : nullptr,
+               {out.data + p * out.stride, out.stride}, int(part * count / parts),
+               int((part + 1) * count / parts), weights);
     });
 }
 

@@ -70,7 +70,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
             const int64_t first = n * height * width * outputs;
             parallel_for(threads, threads, [&](int64_t part) {
                 pointwise_.panels(filtered, apart, height * width, residual ? residual + first : nullptr,
-                                  out + first, int(part * count / threads),
+                                  {out + first, outputs}, int(part * count / threads),
                                   int((part + 1) * count / threads));
             });
         }
@@ -90,7 +90,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
         depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
         const int64_t first = (n * height + y0) * width * outputs;
         pointwise_.panels(filtered, apart, (y1 - y0) * width, residual ? residual + first : nullptr,
-                          out + first, 0, count);
+                          {out + first, outputs}, 0, count);
     });
 }
 

@@ -32,12 +32,16 @@ public:
         return {x[0].batch, window.output_height(x[0].height, padding_),
                 window.output_width(x[0].width, padding_), layer_.out_channels()};
     }
-    void run(const std::vector<Image>& x, const Shape&, float* out, int threads) const override {
-        if constexpr (std::is_same_v<Layer, Depthwise> || std::is_same_v<Layer, Conv2d>)
+    void run(const std::vector<Image>& x, const Shape&, Result out, int threads) const override {
+        if constexpr (std::is_same_v<Layer, Depthwise>)
             layer_.run(x[0], padding_, out, threads);
+        else if constexpr (std::is_same_v<Layer, Conv2d>)
+            layer_.run(x[0], padding_, out.data, threads);
         else
-            layer_.run(x[0], padding_, x.size() > 1 ? x[1].data : nullptr, out, threads);
+            layer_.run(x[0], padding_, x.size() > 1 ? x[1].data : nullptr, out.data, threads);
     }
+    bool writes_part() const override { return std::is_same_v<Layer, Depthwise>; }
+    bool reads_part() const override { return std::is_same_v<Layer, Depthwise>; }
 
 private:
     const Layer& layer_;
@@ -46,16 +50,30 @@ private:
 
 class PointwiseStep : public Operation {
 public:
-    explicit PointwiseStep(const Pointwise& layer) : layer_(layer) {}
+    PointwiseStep(const Pointwise& layer, bool gated) : layer_(layer), gated_(gated) {}
     Shape shape(const std::vector<Shape>& x) const override {
         return {x[0].batch, x[0].height, x[0].width, layer_.out_channels()};
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
-        layer_.run(x[0].data, shape.batch * shape.pixels(), x.size() > 1 ? x[1].data : nullptr, out, threads);
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
+        const float* residual = x.size() > (gated_ ? 2 : 1) ? x[1].data : nullptr;
+        if (!gated_) {
+            layer_.run(x[0].data, x[0].stride, shape.batch * shape.pixels(), nullptr, residual, out, threads);
+            return;
+        }
+        const Image& gate = x.back();
+        for (int64_t n = 0; n < shape.batch; n++) {
+            const int64_t first = n * shape.pixels();
+            layer_.run(x[0].row(n, 0), x[0].stride, shape.pixels(), gate.data + n * gate.channels,
+                       residual ? residual + first * shape.channels : nullptr,
+                       {out.data + first * out.stride, out.stride}, threads);
+        }
     }
+    bool writes_part() const override { return true; }
+    bool reads_part() const override { return true; }
 
 private:
     const Pointwise& layer_;
+    const bool gated_; // whether the last operand multiplies the first, channel by channel
 };
 
 class AddStep : public Operation {
@@ -64,12 +82,12 @@ public:
         if (!(x[0] == x[1])) throw std::invalid_argument("images of two shapes cannot be added");
         return x[0];
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const Kernels& kernels = current();
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
             const int64_t n = pixels * shape.channels;
             Buffer a(x[0].data + first, {{0, n, 1}, {0, 1, n}}), b(x[1].data + first, {{0, n, 1}, {0, 1, n}});
-            Buffer sum(out + first, {{0, n, 1}, {0, 1, n}});
+            Buffer sum(out.data + first, {{0, n, 1}, {0, 1, n}});
             check(kernels.add(a, b, sum));
         });
     }
@@ -82,14 +100,14 @@ public:
             throw std::invalid_argument("a gate has one number per image and channel");
         return x[0];
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const Kernels& kernels = current();
         const int64_t c = shape.channels, one = shape.pixels() * c;
         for (int64_t n = 0; n < shape.batch; n++)
             by_pixels({1, shape.height, shape.width, c}, threads, [&](int64_t first, int64_t pixels) {
                 Buffer image(x[0].data + n * one + first, {{0, c, 1}, {0, pixels, c}});
                 Buffer gate(x[1].data + n * c, {{0, c, 1}});
-                Buffer scaled(out + n * one + first, {{0, c, 1}, {0, pixels, c}});
+                Buffer scaled(out.data + n * one + first, {{0, c, 1}, {0, pixels, c}});
                 check(kernels.scale(image, gate, scaled));
             });
     }
@@ -98,20 +116,20 @@ public:
 class MeanStep : public Operation {
 public:
     Shape shape(const std::vector<Shape>& x) const override { return {x[0].batch, 1, 1, x[0].channels}; }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const Kernels& kernels = current();
         const int64_t c = shape.channels, pixels = x[0].height * x[0].width;
         const float share = 1.0f / float(pixels);
         parallel_for(threads, shape.batch, [&](int64_t n) {
             const float* image = x[0].data + n * pixels * c;
             if (c >= kernels.lanes) {
-                Buffer in(image, {{0, c, 1}, {0, pixels, c}}), mean(out + n * c, {{0, c, 1}});
+                Buffer in(image, {{0, c, 1}, {0, pixels, c}}), mean(out.data + n * c, {{0, c, 1}});
                 check(kernels.mean(in, share, mean));
                 return;
             }
-            std::fill_n(out + n * c, c, 0.0f);
+            std::fill_n(out.data + n * c, c, 0.0f);
             for (int64_t i = 0; i < pixels * c; i++)
-                out[n * c + i % c] += image[i] * share;
+                out.data[n * c + i % c] += image[i] * share;
         });
     }
 };
@@ -120,11 +138,12 @@ class ActivationStep : public Operation {
 public:
     explicit ActivationStep(const std::string& name) : activation_(current(), name) {}
     Shape shape(const std::vector<Shape>& x) const override { return x[0]; }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const Kernels& kernels = current();
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
             const int64_t n = pixels * shape.channels;
-            Buffer in(x[0].data + first, {{0, n, 1}, {0, 1, n}}), to(out + first, {{0, n, 1}, {0, 1, n}});
+            Buffer in(x[0].data + first, {{0, n, 1}, {0, 1, n}}),
+                to(out.data + first, {{0, n, 1}, {0, 1, n}});
             check(activation_.epilogue ? activation_.epilogue(in, to)
                                        : kernels.clip(in, activation_.low, activation_.high, to));
         });
@@ -143,13 +162,13 @@ public:
             throw std::invalid_argument("a layer norm has one gain and offset per channel");
         return x[0];
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const Kernels& kernels = current();
         const int64_t c = shape.channels;
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
             Buffer image(x[0].data + first, {{0, c, 1}, {0, pixels, c}});
             Buffer gain(gain_.data(), {{0, c, 1}}), offset(offset_.data(), {{0, c, 1}});
-            Buffer normal(out + first, {{0, c, 1}, {0, pixels, c}});
+            Buffer normal(out.data + first, {{0, c, 1}, {0, pixels, c}});
             check(kernels.layer_norm(image, gain, offset, epsilon_, normal));
         });
     }
@@ -179,17 +198,25 @@ public:
         }
         return all;
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
+        std::vector<std::pair<Image, int64_t>>
+            apart; // images that do not lie in the result yet, their channel
+        int64_t channel = 0;
+        for (const Image& image : x) {
+            if (image.data != out.data + channel) apart.push_back({image, channel});
+            channel += image.channels;
+        }
+        if (apart.empty()) return;
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
             const int64_t start = first / shape.channels;
-            float* to = out + first;
-            for (int64_t p = start; p < start + pixels; p++)
-                for (const Image& image : x) {
-                    copy(image.data + p * image.channels, image.channels, to);
-                    to += image.channels;
-                }
+            for (int64_t p = start; p < start + pixels; p++) {
+                float* to = out.data + p * shape.channels;
+                for (const auto& [image, channel] : apart)
+                    copy(image.data + p * image.channels, image.channels, to + channel);
+            }
         });
     }
+    bool gathers() const override { return true; }
 };
 
 class ChannelsStep : public Operation {
@@ -200,11 +227,11 @@ public:
             throw std::invalid_argument("an image has no such channels");
         return {x[0].batch, x[0].height, x[0].width, last_ - first_};
     }
-    void run(const std::vector<Image>& x, const Shape& shape, float* out, int threads) const override {
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
             const float* from = x[0].data + first / shape.channels * x[0].channels + first_;
             for (int64_t p = 0; p < pixels; p++)
-                copy(from + p * x[0].channels, shape.channels, out + first + p * shape.channels);
+                copy(from + p * x[0].channels, shape.channels, out.data + first + p * shape.channels);
         });
     }
 
@@ -236,8 +263,8 @@ std::unique_ptr<Operation> separable_step(const Separable& layer, Padding paddin
 std::unique_ptr<Operation> inverted_step(const Inverted& layer, Padding padding) {
     return std::make_unique<Windowed<Inverted>>(layer, padding);
 }
-std::unique_ptr<Operation> pointwise_step(const Pointwise& layer) {
-    return std::make_unique<PointwiseStep>(layer);
+std::unique_ptr<Operation> pointwise_step(const Pointwise& layer, bool gated) {
+    return std::make_unique<PointwiseStep>(layer, gated);
 }
 std::unique_ptr<Operation> add_step() {
     return std::make_unique<AddStep>();

@@ -327,7 +327,7 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                 matrix.add(read, read_apart, turned, turned_apart, count, sum);
             }
             if (!wanted.input) continue;
-            back.panels(turned, turned_apart, count, nullptr, wanted.input + first * inputs, 0,
+            back.panels(turned, turned_apart, count, nullptr, {wanted.input + first * inputs, inputs}, 0,
                         back.panel_count());
             if (wanted.sums) reduce(x, wanted.input, first, count, gathered);
         }

@@ -75,7 +75,8 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
                 read = made;
                 between = apart;
             }
-            layer.panels(read, between, count, nullptr, target, 0, layer.panel_count());
+            layer.panels(read, between, count, nullptr, {target, layer.out_channels()}, 0,
+                         layer.panel_count());
             if (moments) found[part].add(kernels, target, count);
         }
     });

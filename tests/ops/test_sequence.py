@@ -216,3 +216,47 @@ def test_each_step_has_its_time_also_where_the_extension_makes_two_of_it() -> No
     results, seconds = sequence.timed(x)
     assert torch.equal(results[0], sequence(x)[0])
     assert len(seconds) == 3 and all(each > 0 for each in seconds)
+
+
+def test_images_are_written_where_they_are_concatenated(kernels, threads):
+    """GhostNet's module: a pointwise layer, a depthwise one from it, both side by side without a copy."""
+    sequence = Sequence(
+        1,
+        (
+            Step("layer", (0,), conv(24, 3, 3)),  # 1
+            Step("layer", (1,), conv(40, 24, 1, activation="relu")),  # 2
+            Step("layer", (2,), conv(40, 40, 3, groups=40, activation="silu")),  # 3
+            Step("concatenation", (2, 3)),  # 4, made of both
+            Step("layer", (4,), conv(24, 80, 1)),  # 5
+            Step("add", (5, 1)),  # 6
+            Step("layer", (6,), conv(8, 24, 1)),  # 7
+            Step("layer", (6,), conv(8, 24, 3, groups=8)),  # 8: a standard convolution, copied
+            Step("concatenation", (7, 8, 7)),  # 9: read twice, copied
+            Step("concatenation", (9, 7)),  # 10, a result
+        ),
+        ((10, 4),),
+    )
+    x = torch.randint(-2, 3, (2, 3, 9, 7)).float()
+    (wanted,) = sequence.step_by_step(x)
+    for poison in (False, True, False):
+        (got,) = sequence.run((x,), poison=poison)
+        assert (got - wanted).abs().max() <= 2e-6 * wanted.abs().max()
+    images = 24 + 80 + 24  # channels that live at once: 1, 4 with 2 and 3 in it, 5
+    assert sequence.plan.arena_bytes([(2, 9, 7, 3)]) <= images * 2 * 9 * 7 * 4 + 3 * 64
+
+
+@pytest.mark.parametrize("size", [1, 3, 17])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_pointwise_layer_applies_the_gate_of_its_image(kernels, threads, size, residual):
+    sequence = Sequence(
+        2,
+        (
+            Step("scale", (0, 1)),
+            Step("layer", (2, 0) if residual else (2,), conv(40, 40, 1, activation="silu")),
+        ),
+        ((3, 4),),
+    )
+    x, gate = torch.randn(3, 40, size, size), torch.rand(3, 40, 1, 1)
+    (got,), (wanted,) = sequence.run((x, gate)), sequence.step_by_step(x, gate)
+    assert (got - wanted).abs().max() <= 2e-6 * wanted.abs().max()
+    assert sequence.plan.arena_bytes([(3, size, size, 40), (3, 1, 1, 40)]) == 0

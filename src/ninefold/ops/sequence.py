@@ -173,11 +173,39 @@ class Sequence(nn.Module):
         if self._plan is None:
             plan = cpu._kernels.Plan(self.inputs)
             numbers = list(range(self.inputs))
-            for step in self.steps:
-                numbers.append(_add(plan, step, [numbers[operand] for operand in step.operands]))
+            inside = self._gates_inside()
+            for value, step in enumerate(self.steps, self.inputs):
+                if value in inside:
+                    numbers.append(numbers[-1])
+                    continue
+                gate = None
+                operands = list(step.operands)
+                if operands and operands[0] in inside:
+                    operands[0], gate = inside[operands[0]]
+                by = None if gate is None else numbers[gate]
+                numbers.append(_add(plan, step, [numbers[v] for v in operands], by))
             plan.finish([numbers[value] for value in self.values])
             self._plan, self._numbers = plan, numbers[self.inputs :]
         return self._plan
+
+    def _gates_inside(self) -> dict[int, tuple[int, int]]:
+        """Gated images that only a pointwise layer reads, and their image and gate: the layer applies it.
+
+        It multiplies its weights, or a few pixels at a time, and spares a pass over the image.
+        """
+        users: dict[int, list[tuple[Step, int]]] = {}
+        for step in self.steps:
+            for place, operand in enumerate(step.operands):
+                users.setdefault(operand, []).append((step, place))
+        inside = {}
+        for value, step in enumerate(self.steps, self.inputs):
+            read = users.get(value, [])
+            if step.what != "scale" or value in self.values or len(read) != 1:
+                continue
+            reader, place = read[0]
+            if place == 0 and reader.layer is not None and _is_pointwise(reader.layer):
+                inside[value] = (step.operands[0], step.operands[1])
+        return inside
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plan": None, "_shapes": {}}
@@ -188,7 +216,11 @@ def takes(layer: Packed) -> bool:
     return not (isinstance(layer, Conv2d) and layer.weight.shape[2:] == (1, 1) and any(layer.padding))
 
 
-def _add(plan: Any, step: Step, operands: list[int]) -> int:
+def _is_pointwise(layer: Packed) -> bool:
+    return isinstance(layer, Conv2d) and isinstance(layer.kernel.kernel, cpu._kernels.Pointwise)
+
+
+def _add(plan: Any, step: Step, operands: list[int], gate: int | None) -> int:
     if step.layer is None:
         if step.what == "concatenation":
             return int(plan.concatenation(operands))
@@ -203,7 +235,7 @@ def _add(plan: Any, step: Step, operands: list[int]) -> int:
     if isinstance(step.layer, Inverted):
         return int(plan.inverted(kernel, padding, x, residual))
     if isinstance(kernel, cpu._kernels.Pointwise):
-        return int(plan.pointwise(kernel, x, residual))
+        return int(plan.pointwise(kernel, x, residual, gate))
     make = plan.depthwise if isinstance(kernel, cpu._kernels.Depthwise) else plan.conv2d
     out = int(make(kernel, padding, x))
     return out if residual is None else int(plan.add(out, residual))
