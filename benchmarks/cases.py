@@ -1,4 +1,4 @@
-"""What is timed: a network at a batch size, its input, the right answer, and what other libraries read.
+"""What is timed: a network or a layer at a batch size, its input, its answer, and other libraries' files.
 
 Files that a library converts from the network are kept in `build/peers`, under a name that changes with the
 network's weights and the versions of PyTorch and the library, so that a second run starts sooner.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "peers"
@@ -56,25 +57,52 @@ class Case:
         return float(np.abs(got - right).max() / (right.max() - right.min()))
 
 
+def load(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
+    """The network called so, and an input for it; `layer:standard 32 64 112 1` is one layer.
+
+    A layer is standard or separable (depthwise → ReLU6 → pointwise), 3×3 with padding 1, and has input
+    channels, output channels, input size and stride.
+    """
+    import torch
+
+    from ninefold import models
+
+    kind, colon, rest = network.partition(":")
+    if kind != "layer" or not colon:
+        loaded = models.load(network)
+        return loaded.model, loaded.example(batch)
+    form, *numbers = rest.split()
+    m, n, size, stride = map(int, numbers)
+    generator = torch.Generator().manual_seed(0)
+    layer: nn.Module = torch.nn.Conv2d(m, n, 3, stride, 1)
+    if form == "separable":
+        depthwise = torch.nn.Conv2d(m, m, 3, stride, 1, groups=m)
+        layer = torch.nn.Sequential(depthwise, torch.nn.ReLU6(), torch.nn.Conv2d(m, n, 1))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            scale = parameter[0].numel() ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / scale)
+    return layer.eval(), torch.randn(batch, m, size, size, generator=generator)
+
+
 def prepare(network: str, batch: int) -> Case:
     """Load a network once, and write its input and its answer down."""
     import torch
 
-    from ninefold import census, models
+    from ninefold import census
 
-    loaded = models.load(network)
-    x = loaded.example(batch)
-    key = hashlib.sha256(f"{network} {batch} {tuple(x.shape)} {version('torch')} {loaded.model}".encode())
-    for tensor in loaded.model.state_dict().values():
+    model, x = load(network, batch)
+    key = hashlib.sha256(f"{network} {batch} {tuple(x.shape)} {version('torch')} {model}".encode())
+    for tensor in model.state_dict().values():
         key.update(tensor.contiguous().numpy().tobytes())
     folder = FOLDER / f"{''.join(c if c.isalnum() else '-' for c in network)}-{batch}-{key.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    counted = census.take(loaded.model, (x,))
+    counted = census.take(model, (x,))
     with whole(folder / "input.npy") as file:
         np.save(file, x.numpy())
     if not (folder / "answer.npy").exists():
         with torch.no_grad(), whole(folder / "answer.npy") as file:
-            np.save(file, loaded.model.double()(x.double()).numpy())
+            np.save(file, model.double()(x.double()).numpy())
     return Case(network, batch, counted.multiplications, counted.parameters, folder)
 
 
@@ -107,11 +135,9 @@ def converted(case: Case, name: str, of: str, convert: Convert) -> str:
 
 
 def _convert(pipe: multiprocessing.connection.Connection, convert: Convert, case: Case, path: Path) -> None:
-    from ninefold import models
-
     try:
         silence(case.folder / f"{path.name}.log")
-        convert(models.load(case.network).model, case.input, path)
+        convert(load(case.network, case.batch)[0], case.input, path)
         pipe.send("")
     except Exception as error:
         lines = str(error).strip().splitlines()

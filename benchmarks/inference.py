@@ -9,10 +9,9 @@ in float64 before its time counts; the run fails if Ninefold's is wrong.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import geometric_mean
 
 import click
 
@@ -20,40 +19,23 @@ import cases
 import page
 import plot
 from cases import Case
-from contestants import Contestant, Failed, versions
+from contestants import versions
 from libraries import LIBRARIES, NINEFOLD, PEERS, PLAIN
 from ninefold import measure, surroundings
+from rounds import Timed, compete
 
-TOLERANCE = 1e-4  # of the answer's range
 _NETWORKS = Path(__file__).parent / "shapes" / "networks.txt"
-_CALLS, _TURN = 5, 0.15  # calls in a turn; fewer where they take more seconds than this
-_ROUNDS = 7, 40
 
 
 @dataclass(frozen=True)
-class Result:
-    """One network, batch and number of threads: seconds of each library's turns, or why it has none."""
+class Result(Timed):
+    """What the libraries, by name, took for one network, batch and number of threads."""
 
     network: str
     batch: int
     threads: int
     multiplications: int
     parameters: int
-    turns: dict[str, list[float]]
-    errors: dict[str, float]
-    failed: dict[str, str]
-
-    def seconds(self, name: str) -> float:
-        """The median over the turns."""
-        return median(self.turns[name])
-
-    def factor(self, slow: str, fast: str) -> float:
-        """How many times faster `fast` is, turn by turn."""
-        return median(a / b for a, b in zip(self.turns[slow], self.turns[fast], strict=True))
-
-    def fastest(self, names: tuple[str, ...]) -> str | None:
-        """The one of `names` with the smallest median, None where none was timed."""
-        return min((name for name in names if name in self.turns), key=self.seconds, default=None)
 
 
 def wanted() -> dict[str, tuple[float, float]]:
@@ -65,59 +47,20 @@ def wanted() -> dict[str, tuple[float, float]]:
 
 def run(case: Case, names: list[str], *, threads: int, seconds: float) -> Result:
     """Time one case, about `seconds` of each library; ArithmeticError where Ninefold's result is wrong."""
-    failed, errors, runners = {}, {}, []
-    for name in names:
-        library = LIBRARIES[name]
-        if library.convert is not None:
-            reason = cases.converted(case, library.file, library.package, library.convert)
-            if reason:
-                failed[name] = f"not converted ({reason})"
-    with ExitStack() as stack:
-        started = []
-        for name in names:
-            if name not in failed:
-                started.append(contestant := Contestant(name, case, threads))
-                stack.callback(contestant.close)
-        for contestant in started:
-            got = contestant.answer()
-            if isinstance(got, Failed):
-                failed[contestant.name] = got.reason
-                continue
-            errors[contestant.name] = error = case.error(got)
-            if error < TOLERANCE:
-                runners.append(contestant)
-            else:
-                failed[contestant.name] = f"off by {error:.1e} of the range"
-        if NINEFOLD in failed:
-            raise ArithmeticError(f"{case.network}: {NINEFOLD}: {failed[NINEFOLD]}")
-        turns = _take_turns(runners, seconds, failed)
-    return Result(
-        case.network, case.batch, threads, case.multiplications, case.parameters, turns, errors, failed
+    entries = {name: (name, case) for name in names}
+    timed = compete(
+        entries, threads=threads, seconds=seconds, ours=[name for name in names if name == NINEFOLD]
     )
-
-
-def _take_turns(
-    contestants: list[Contestant], seconds: float, failed: dict[str, str]
-) -> dict[str, list[float]]:
-    turns: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    calls = {contestant.name: 1 for contestant in contestants}
-    spent, done = 0.0, 0
-    # The first round only finds out how many calls make a turn.
-    while done <= _ROUNDS[0] or (done <= _ROUNDS[1] and spent < seconds * len(turns)):
-        for contestant in list(contestants):
-            name = contestant.name
-            taken = contestant.turn(calls[name])
-            if isinstance(taken, Failed):
-                failed[name] = taken.reason
-                del turns[name]
-                contestants.remove(contestant)
-                continue
-            spent += sum(taken)
-            if done:
-                turns[name].append(median(taken))
-            calls[name] = max(1, min(_CALLS, round(_TURN / median(taken))))
-        done += 1
-    return turns
+    return Result(
+        timed.turns,
+        timed.errors,
+        timed.failed,
+        case.network,
+        case.batch,
+        threads,
+        case.multiplications,
+        case.parameters,
+    )
 
 
 def figures(results: list[Result], names: list[str], limits: measure.Limits) -> str:
@@ -199,14 +142,10 @@ def drawing(results: list[Result], names: list[str], limits: dict[int, measure.L
             for result in results
             if (result.batch, result.threads) == (batch, threads)
         ]
-        panels.append(plot.Panel(f"batch {batch}, {_threads(threads)}", tuple(rows)))
+        panels.append(plot.Panel(f"batch {batch}, {page.threads(threads)}", tuple(rows)))
     return plot.dots(
         "Time over the limit: 1 is all multiplications at the machine's peak", panels, names, ours=NINEFOLD
     )
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 @click.command(help=__doc__)
@@ -240,12 +179,12 @@ def main(
                 results.append(result := run(case, names, threads=count, seconds=seconds))
                 peer = result.fastest(PEERS)
                 factor = f"{result.factor(peer, NINEFOLD):.2f}× {peer}" if peer else "done"
-                print(f"; {_threads(count)}: {factor}", end="", file=sys.stderr, flush=True)
+                print(f"; {page.threads(count)}: {factor}", end="", file=sys.stderr, flush=True)
             print(file=sys.stderr)
     for count in threads:
         limits[count] = measure.better(limits[count], measure.limits(count))
     parts = [
-        f"## Batch {batch}, {_threads(count)}\n\n"
+        f"## Batch {batch}, {page.threads(count)}\n\n"
         + figures(
             [each for each in results if (each.batch, each.threads) == (batch, count)], names, limits[count]
         )
@@ -275,18 +214,13 @@ _READING = (
 
 
 def _notes(results: list[Result], names: list[str], absent: dict[str, tuple[str, ...]]) -> list[str]:
-    lines = [
-        f"- {name} {number}: {LIBRARIES[name].settings}"
-        for name, number in versions([name for name in names if name != NINEFOLD]).items()
-    ]
+    lines = page.libraries(names, absent, LIBRARIES, versions(names))
     worst = max((result.errors[NINEFOLD] for result in results), default=0.0)
     lines.append(f"- furthest from PyTorch in float64, Ninefold: {worst:.1e} of the output's range")
     for result in results:
         for name, reason in result.failed.items():
-            where = f"{result.network}, batch {result.batch}, {_threads(result.threads)}"
+            where = f"{result.network}, batch {result.batch}, {page.threads(result.threads)}"
             lines.append(f"- no time for {name} on {where}: {reason}")
-    for name, packages in absent.items():
-        lines.append(f"- {name} is not here: {', '.join(packages)} is not installed (`make peers`)")
     return lines
 
 

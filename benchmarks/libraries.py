@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cases import Case, Convert, whole
+from cases import Case, Convert, load, whole
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +45,9 @@ class Library:
 def _torch(case: Case, threads: int, *, channels_last: bool) -> tuple[torch.nn.Module, torch.Tensor]:
     import torch
 
-    from ninefold import models
-
     torch.set_num_threads(threads)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = models.load(case.network).model.to(memory_format=layout)
+    model = load(case.network, case.batch)[0].to(memory_format=layout)
     return model, torch.from_numpy(case.input).contiguous(memory_format=layout)
 
 
@@ -85,8 +83,21 @@ def _ninefold(case: Case, threads: int) -> Run:
     from ninefold.inference import for_inference
 
     model, x = _torch(case, threads, channels_last=True)
-    fast = for_inference(model, (x,))
+    fast = _packed(model) if case.network.startswith("layer:") else for_inference(model, (x,))
     return lambda: fast(x).numpy()
+
+
+def _packed(layer: Any) -> torch.nn.Module:
+    """A layer of `cases.load` as `for_inference` runs it inside a network."""
+    from ninefold.ops import packed
+
+    if not hasattr(layer, "weight"):
+        first, last = layer[0], layer[2]
+        weights = first.weight, last.weight, first.bias, last.bias
+        return packed.Separable(
+            *weights, stride=first.stride, padding=(1, 1, 1, 1), depthwise_activation="relu6"
+        )
+    return packed.Conv2d(layer.weight, layer.bias, stride=layer.stride, padding=(1, 1, 1, 1))
 
 
 def _to_onnx(model: torch.nn.Module, x: np.ndarray, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), f"|{rule}|", *(line(row) for row in rows)])
 
 
+def threads(count: int) -> str:
+    """A number of threads in words."""
+    return f"{count} thread{'s' if count != 1 else ''}"
+
+
 def circumstances(machines: Sequence[Machine]) -> str:
     """The lines below the figures; one machine for each number of threads."""
     first = machines[0]
     lines = [f"- {first.processor}, {first.instruction_set or 'without the compiled kernels'}"]
     for machine in machines:
         memory = ", ".join(f"{each.level} {each.gigabytes_per_second:.0f}" for each in machine.bandwidths)
-        threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
-        lines.append(f"- limits, {threads}: {machine.gflops:.1f} GFLOP/s; reading and writing {memory} GB/s")
+        peak = f"- limits, {threads(machine.threads)}: {machine.gflops:.1f} GFLOP/s"
+        lines.append(f"{peak}; reading and writing {memory} GB/s")
     lines.append(f"- limits measured with {first.measured_with}")
     lines.append(
         "- every process keeps the memory it frees, so that nobody is timed while pages are fetched again"
     )
     lines.append("- " + ", ".join(f"{name} {version}" for name, version in first.versions))
     return "\n".join(lines)
+
+
+def libraries(
+    names: Sequence[str],
+    absent: Mapping[str, Sequence[str]],
+    rows: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> list[str]:
+    """How each library was set, and which are not here."""
+    lines = [f"- {name} {versions[name]}: {rows[name].settings}" for name in names]
+    for name, packages in absent.items():
+        lines.append(f"- {name} is not here: {', '.join(packages)} is not installed (`make peers`)")
+    return lines
 
 
 def command() -> str:

@@ -70,7 +70,7 @@ class Wrong:
 def test_no_speed_is_reported_for_a_wrong_result(
     inference: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "Contestant", Wrong)
+    monkeypatch.setattr(import_module("rounds"), "Contestant", Wrong)
     case = inference.cases.prepare(SMALL, 1)
     timed = inference.run(case, ["PyTorch, NCHW", "torch.compile"], threads=1, seconds=0)
     assert list(timed.turns) == ["PyTorch, NCHW"]
@@ -149,7 +149,7 @@ def test_page_plot_and_data_are_written(
     inference: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(inference.page, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(inference, "Contestant", Wrong)
+    monkeypatch.setattr(import_module("rounds"), "Contestant", Wrong)
     monkeypatch.setattr(Wrong, "answer", lambda self: self.case.answer)
     arguments = ["--network", SMALL, "--batch", "1", "--threads", "1", "--seconds", "0", "--write"]
     arguments += ["--library", "PyTorch, NCHW"]

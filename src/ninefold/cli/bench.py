@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-BENCHMARKS = ("ops", "inference", "training")
+BENCHMARKS = ("ops", "inference", "training", "promise", "cliffs")
 _FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
@@ -20,8 +20,9 @@ def command(which: str, arguments: tuple[str, ...]) -> int:
 
     ops: separable layers against PyTorch's pair of convolutions. inference: whole networks against PyTorch
     and, where they are installed (`make peers`), ONNX Runtime, OpenVINO, ncnn and ExecuTorch. training: a
-    step in time and memory, against PyTorch in both formats and torch.compile. Other ARGUMENTS go to the
-    benchmark.
+    step in time and memory, against PyTorch in both formats and torch.compile. promise: the fastest standard
+    convolution of any library over Ninefold's separable layer, over the arithmetic's ratio. cliffs: a grid of
+    shapes, where no operator may be much slower than PyTorch's. Other ARGUMENTS go to the benchmark.
 
     \b
     Example: ninefold bench ops --threads 1
