@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo test verify sanitize lint format bench peers wheel clean
+.PHONY: help venv develop demo test verify sanitize lint format bench peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -55,6 +55,10 @@ bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's lim
 peers: $(STAMPS)/environment  ## ONNX Runtime, OpenVINO, ncnn and ExecuTorch, for make bench to compare with
 	@$(PIP) install $(HOLD_TORCH) --requirement environments/peers.txt
 	@$(PIP) install --no-deps --requirement environments/peers-bare.txt
+
+docs: $(STAMPS)/environment  ## The documentation, into build/docs; a warning is an error
+	@PYTHONPATH=src $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "documentation: build/docs/index.html"
 
 wheel: $(STAMPS)/environment  ## A wheel from an isolated build, as a stranger's pip makes it, and a look inside
 	@rm -rf dist

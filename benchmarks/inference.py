@@ -157,6 +157,7 @@ def drawing(results: list[Result], names: list[str], limits: dict[int, measure.L
 @click.option("--library", "chosen", type=click.Choice(list(LIBRARIES)), multiple=True, help="Only these.")
 @click.option("--seconds", default=4.0, show_default=True, help="Of each library, on each network.")
 @click.option("--write", is_flag=True, help="Keep page, plot and data in benchmarks/results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def main(
     threads: tuple[int, ...],
     batches: tuple[int, ...],
@@ -164,6 +165,7 @@ def main(
     chosen: tuple[str, ...],
     seconds: float,
     write: bool,
+    as_json: bool,
 ) -> None:
     """Measure every network with every batch and number of threads."""
     asked = [name for name in LIBRARIES if not chosen or name in (*chosen, NINEFOLD)]
@@ -194,16 +196,17 @@ def main(
     machines = [surroundings.describe(limits[count]) for count in threads]
     notes = [page.circumstances(machines), *_notes(results, names, absent)]
     title = f"# Whole networks, float32\n\n`{page.command()}`\n\n![plot](inference.svg)\n\n{_READING}"
-    page.publish("inference", "\n\n".join([title, *parts, "\n".join(notes)]), write=write)
+    page.publish("inference", "\n\n".join([title, *parts, "\n".join(notes)]), write=write, show=not as_json)
+    data = {
+        "results": [asdict(result) for result in results],
+        "settings": {name: LIBRARIES[name].settings for name in names},
+        "versions": versions(names),
+    }
+    if as_json:
+        print(page.as_json(machines, **data))
     if write:
         page.keep("inference.svg", drawing(results, names, limits))
-        page.keep_data(
-            "inference",
-            machines,
-            results=[asdict(result) for result in results],
-            settings={name: LIBRARIES[name].settings for name in names},
-            versions=versions(names),
-        )
+        page.keep_data("inference", machines, **data)
 
 
 _READING = (

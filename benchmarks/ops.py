@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -163,22 +163,27 @@ def figures(results: list[Result], limits: measure.Limits) -> str:
 @click.option("--shapes", default="mobilenet_v1", show_default=True, help="A file in benchmarks/shapes.")
 @click.option("--seconds", default=2.0, show_default=True, help="For each layer.")
 @click.option("--write", is_flag=True, help="Keep the page in benchmarks/results.")
-def main(threads: tuple[int, ...], shapes: str, seconds: float, write: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def main(threads: tuple[int, ...], shapes: str, seconds: float, write: bool, as_json: bool) -> None:
     """Measure every layer with every number of threads."""
     layers = read(shapes)
     measure.keep_memory()
-    parts, machines = [], []
+    parts, machines, found = [], [], []
     for count in threads:
         limits = measure.limits(count)
         results = []
         for layer in layers:
             print(f"{count} × {layer}", file=sys.stderr)
             results.append(run(layer, threads=count, seconds=seconds))
+        found += [{"threads": count, **asdict(result)} for result in results]
         limits = measure.better(limits, measure.limits(count))
         machines.append(surroundings.describe(limits))
         parts.append(f"## {count} thread{'s' if count != 1 else ''}\n\n{figures(results, limits)}")
     title = f"# Separable layers of {shapes}, float32, batch 1\n\n`{page.command()}`"
-    page.publish("ops", "\n\n".join([title, *parts, page.circumstances(machines)]), write=write)
+    text = "\n\n".join([title, *parts, page.circumstances(machines)])
+    if as_json:
+        print(page.as_json(machines, results=found))
+    page.publish("ops", text, write=write, show=not as_json)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,10 @@ def command() -> str:
     return shlex.join(["python", f"{program.parent.name}/{program.name}", *arguments])
 
 
-def publish(name: str, text: str, *, write: bool) -> None:
-    """Print the page, and keep it as results/NAME.md if `write`."""
-    print(text)
+def publish(name: str, text: str, *, write: bool, show: bool = True) -> None:
+    """Print the page if `show`, and keep it as results/NAME.md if `write`."""
+    if show:
+        print(text)
     if write:
         keep(f"{name}.md", text + "\n")
 
@@ -86,5 +87,10 @@ def keep(name: str, text: str) -> None:
 
 def keep_data(name: str, machines: Sequence[Machine], **data: Any) -> None:
     """Keep results/NAME.json: the command, the machines with their limits, and what was measured."""
+    keep(f"{name}.json", as_json(machines, **data) + "\n")
+
+
+def as_json(machines: Sequence[Machine], **data: Any) -> str:
+    """The command, the machines with their limits, and what was measured, for other programs."""
     everything = {"command": command(), "machines": [asdict(machine) for machine in machines], **data}
-    keep(f"{name}.json", json.dumps(everything, indent=1) + "\n")
+    return json.dumps(everything, indent=1)

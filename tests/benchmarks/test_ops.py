@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -54,3 +55,7 @@ def test_the_page_has_limits_versions_and_its_command(
     expected = "## 1 thread\n", "| 8, 16, 6, 1 ", "geometric mean", "GFLOP/s", "limits, 1 thread", "torch 2."
     for words in expected:
         assert words in said, words
+    result = CliRunner().invoke(ops.main, [*arguments[:-1], "--json"], catch_exceptions=False)
+    data = json.loads(result.stdout)
+    assert data["results"][0]["threads"] == 1 and data["results"][0]["layer"]["out_channels"] == 16
+    assert data["machines"][0]["gflops"] > 0

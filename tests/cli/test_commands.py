@@ -92,3 +92,25 @@ def test_an_interrupt_is_said_and_is_not_success(monkeypatch):
     failing(monkeypatch, KeyboardInterrupt())
     result = CliRunner().invoke(main, ["anything"])
     assert result.exit_code == 130 and "ninefold: interrupted" in result.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "bench"])
+def test_every_command_can_print_json(name):
+    command = main.get_command(click.Context(main), name)
+    assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"), [("bash", "complete -o nosort"), ("zsh", "#compdef ninefold"), ("fish", "complete ")]
+)
+def test_the_shell_is_told_how_to_complete(shell, words):
+    # Click asks bash for its version; what it prints does not need one.
+    run = CliRunner().invoke(main, [], env={"_NINEFOLD_COMPLETE": f"{shell}_source"}, prog_name="ninefold")
+    assert words in run.output
+
+
+def test_commands_and_options_are_completed():
+    asked = {"_NINEFOLD_COMPLETE": "zsh_complete", "COMP_WORDS": "ninefold rep", "COMP_CWORD": "1"}
+    assert "report" in CliRunner().invoke(main, [], env=asked, prog_name="ninefold").output
+    asked |= {"COMP_WORDS": "ninefold report --thr", "COMP_CWORD": "2"}
+    assert "--threads" in CliRunner().invoke(main, [], env=asked, prog_name="ninefold").output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -94,3 +95,14 @@ main()
     )
     assert result.returncode == 0, result.stderr
     assert "103,663,616" in page.read_text(encoding="utf-8")
+
+
+def test_json_has_the_counts_and_the_files(tmp_path):
+    arguments = ["explain", *LAYER, "--json", "-o", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["standard"]["multiplications"] == 924_844_032 and said["files"] == [
+        str(tmp_path / "page.html")
+    ]
+    assert said["layer"]["in_channels"] == 512

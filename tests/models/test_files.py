@@ -127,6 +127,30 @@ def test_an_onnx_file_computes_what_its_weights_say(tmp_path):
     assert torch.allclose(found.model(x), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_what_exporters_write_today_is_read(tmp_path, opset):
+    proto = network()
+    proto.opset_import[0].version = opset
+    axes = numpy_helper.from_array(torch.tensor([2, 3]).numpy(), "axes")
+    shape = numpy_helper.from_array(torch.tensor([-1, 8]).numpy(), "shape")
+    if opset < 18:
+        mean = helper.make_node("ReduceMean", ["3"], ["4"], axes=[2, 3])
+    else:
+        mean = helper.make_node("ReduceMean", ["3", "axes"], ["4"])
+    more = {"allowzero": 1} if opset >= 14 else {}
+    proto.graph.node[3].CopyFrom(mean)
+    proto.graph.node[4].CopyFrom(helper.make_node("Reshape", ["4", "shape"], ["5"], **more))
+    proto.graph.initializer.extend([axes, shape] if opset >= 18 else [shape])
+    onnx.save(proto, tmp_path / "new.onnx")
+    onnx.save(network(), tmp_path / "net.onnx")
+    new, old = (models.load(str(tmp_path / name)) for name in ("new.onnx", "net.onnx"))
+    wanted = old.model(*old.examples)
+    assert torch.allclose(new.model(*new.examples), wanted, atol=1e-5)
+    # Nothing in it decides by numbers what is run.
+    exported = torch.export.export(new.model, new.examples).module()
+    assert torch.allclose(exported(*new.examples), wanted, atol=1e-5)
+
+
 def test_external_data_beside_an_onnx_file_is_read(tmp_path):
     (tmp_path / "weights.bin").write_bytes(torch.ones(27).numpy().tobytes())
     onnx.save(network(location="weights.bin"), tmp_path / "net.onnx")

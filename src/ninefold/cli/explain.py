@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ninefold.explanation import Layer
 
 
 @click.command()
@@ -35,6 +40,7 @@ import click
     show_default=True,
     help="A page (.html), or a folder for the eight pictures.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the layer's counts and the files.")
 def command(
     in_channels: int,
     out_channels: int,
@@ -45,6 +51,7 @@ def command(
     multiplier: int,
     language: str,
     output: str,
+    as_json: bool,
 ) -> None:
     """Explain one layer: why it is cheap as a separable convolution, and when not.
 
@@ -68,5 +75,24 @@ def command(
         language=language,
     )
     files = made.save(output)
+    if as_json:
+        click.echo(json.dumps(_plain(made.layer, files), indent=2, ensure_ascii=False))
+        return
     where = files[0] if len(files) == 1 else Path(output)
     click.echo(f"{'page' if len(files) == 1 else 'pictures'}: {where.resolve()}")
+
+
+def _plain(layer: Layer, files: list[Path]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ninefold import cost
+
+    channels = layer.in_channels, layer.out_channels, layer.kernel_size, layer.output_size
+    both = cost.compare(*channels, multiplier=layer.multiplier)
+    return {
+        "layer": asdict(layer),
+        "standard": asdict(both.standard),
+        "separable": asdict(both.separable),
+        "ratio": float(both.ratio),
+        "files": [str(path.resolve()) for path in files],
+    }

@@ -14,6 +14,7 @@ from ninefold.photos import Preparation
 from .network import Network, check_file, in_words, random_numbers
 
 _REMEDY = "pip install --no-deps onnx2torch, and onnx, numpy, torchvision"
+_KNOWN = 17  # the operator set that onnx2torch knows whole
 _SIDE = 224  # of an image whose size the file leaves open
 
 
@@ -26,7 +27,7 @@ def load(path: Path) -> Network:
     check_file(path)
     try:
         import onnx
-        from onnx2torch import convert
+        import onnx2torch  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"an ONNX file needs packages that are not installed ({error}): {_REMEDY}"
@@ -45,13 +46,62 @@ def load(path: Path) -> Network:
         inputs = _inputs(proto.graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = convert(proto)
+            model = _imported(proto)
     except Exception as error:
         rule = "`model` must be an ONNX file that onnx2torch can import"
         raise ValueError(f"{rule}, got {str(path)!r}: {in_words(error)}") from error
     image = next((x.shape for x in inputs if isinstance(x, torch.Tensor) and x.dim() == 4), None)
     size = (image[2], image[3]) if image is not None else (_SIDE, _SIDE)
     return Network(path.name, model.eval(), Preparation(size), None, True, inputs)
+
+
+def _imported(proto: Any) -> torch.fx.GraphModule:
+    """The network as a module; a newer one than onnx2torch knows is first written in an older language.
+
+    PyTorch's exporter writes `allowzero` into every reshape, which onnx2torch refuses; it says something only
+    where a wanted size is zero.
+    """
+    from onnx import numpy_helper, version_converter
+    from onnx2torch import convert
+
+    shapes = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        wanted = shapes.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+        if wanted is not None and (numpy_helper.to_array(wanted) != 0).all():
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    try:
+        model = convert(proto)
+    except NotImplementedError:
+        if all(language.version <= _KNOWN for language in proto.opset_import if not language.domain):
+            raise
+        model = convert(version_converter.convert_version(proto, _KNOWN))
+    _settle_shapes(model)
+    return model
+
+
+def _settle_shapes(model: torch.fx.GraphModule) -> None:
+    """Give each reshape the sizes that the file fixes: as a tensor they would decide what is run.
+
+    `torch.export` cannot capture such a network, and counting would find copies that nobody needs.
+    """
+    modules = dict(model.named_modules())
+    for node in list(model.graph.nodes):
+        if node.op != "call_module" or type(modules[node.target]).__name__ != "OnnxReshape":
+            continue
+        x, shape = node.args
+        if shape.op != "get_attr":
+            continue
+        sizes = model.get_buffer(shape.target).tolist()
+        if 0 in sizes:
+            continue
+        with model.graph.inserting_before(node):
+            settled = model.graph.call_function(torch.reshape, (x, tuple(sizes)))
+        node.replace_all_uses_with(settled)
+        model.graph.erase_node(node)
+    model.graph.eliminate_dead_code()
+    model.recompile()
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -140,7 +140,8 @@ def _roofs(scale: _Scale, machine: Machine) -> list[str]:
     parts.append(f'<path class="roof" d="M{scale.across(lowest):.1f} {top:.1f}H{right}"/>')
     parts.append(_text(f"peak {machine.gflops:.0f} GFLOP/s", right, top - 7, "name halo", "end"))
     # Labels follow their roof's slope and stand above it, under the lowest one, away from the marks.
-    across, up = scale.across(10) - scale.across(1), scale.up(1) - scale.up(10)
+    across = scale.across(10 * scale.x[0]) - scale.across(scale.x[0])
+    up = scale.up(scale.y[0]) - scale.up(10 * scale.y[0])
     angle = math.atan2(up, across)
     at = math.sqrt(scale.x[0] * lowest)
     for index, (words, ridge) in enumerate(ends):
