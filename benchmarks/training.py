@@ -255,6 +255,7 @@ def _traffic(result: Result, limits: measure.Limits) -> float:
 @click.option("--seconds", default=20.0, show_default=True, help="Of each way, on each network.")
 @click.option("--layers/--no-layers", default=True, help="The gradients of depthwise convolutions alone.")
 @click.option("--write", is_flag=True, help="Keep page and data in benchmarks/results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def main(
     threads: tuple[int, ...],
     chosen: tuple[str, ...],
@@ -264,6 +265,7 @@ def main(
     seconds: float,
     layers: bool,
     write: bool,
+    as_json: bool,
 ) -> None:
     """Measure every network with every number of threads."""
     names = [
@@ -296,10 +298,15 @@ def main(
             parts.append(f"Gradients of depthwise convolutions, batch {batch}:\n\n{gradient_figures(alone)}")
     notes = [page.circumstances(machines), *_notes(results)]
     title = f"# A training step, float32, batch {batch}, SGD\n\n`{page.command()}`\n\n{_READING}"
-    page.publish("training", "\n\n".join([title, *parts, "\n".join(notes)]), write=write)
+    page.publish("training", "\n\n".join([title, *parts, "\n".join(notes)]), write=write, show=not as_json)
+    data = {
+        "results": [asdict(result) for result in results],
+        "gradients": [asdict(each) for each in found],
+    }
+    if as_json:
+        print(page.as_json(machines, **data))
     if write:
-        kept = [asdict(result) for result in results]
-        page.keep_data("training", machines, results=kept, gradients=[asdict(each) for each in found])
+        page.keep_data("training", machines, **data)
 
 
 _READING = (
