@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from ninefold.explanation import Layer
 
 
 @click.command()
@@ -82,7 +79,7 @@ def command(
     click.echo(f"{'page' if len(files) == 1 else 'pictures'}: {where.resolve()}")
 
 
-def _plain(layer: Layer, files: list[Path]) -> dict[str, Any]:
+def _plain(layer: Any, files: list[Path]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from ninefold import cost
