@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "nn": {"training", "ops", "shape"},
     "inference": {"ops", "cost", "shape"},
     "training": {"inference", "ops", "cost", "shape"},
+    "trainer": {"training", "photos"},
     "conversion": {"ops", "nn", "cost", "shape"},
     "operators": {"cost", "shape"},
     "census": {"operators", "cost", "shape"},
@@ -39,7 +40,18 @@ ALLOWED: dict[str, set[str]] = {
     },
     "explanation": {"cost", "shape"},
     "cli": {
-        *("cost", "shape", "ops", "nn", "inference", "training", "conversion", "reporting", "explanation"),
+        *(
+            "cost",
+            "shape",
+            "ops",
+            "nn",
+            "inference",
+            "training",
+            "trainer",
+            "conversion",
+            "reporting",
+            "explanation",
+        ),
         *("census", "machine", "measure", "models", "photos", "surroundings", "survey", "_kernels"),
     },
 }

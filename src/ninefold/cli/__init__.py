@@ -23,6 +23,7 @@ COMMANDS = {
     "cost": "Count one layer, standard and separable: multiplications, parameters, ratio.",
     "explain": "Why one layer is cheap: eight pictures and a page, in English or Chinese.",
     "report": "What a network costs, what it would cost the other way, where its time goes.",
+    "train": "Train a network on a folder of images, in fused kernels.",
     "bench": "Measure Ninefold against its peers, with this machine's limits beside.",
     "doctor": "Show what runs here, this machine's limits, and what would fall back.",
 }

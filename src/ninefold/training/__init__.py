@@ -21,8 +21,9 @@ import torch._dynamo
 from ninefold.training.compiler import backend
 from ninefold.training.summary import summary
 from ninefold.training.switch import for_training, restore
+from ninefold.training.synchronised import synchronise
 
-__all__ = ["backend", "for_training", "restore", "summary"]
+__all__ = ["backend", "for_training", "restore", "summary", "synchronise"]
 
 if "ninefold" not in torch._dynamo.list_backends(exclude_tags=()):
     torch._dynamo.register_backend(backend, name="ninefold")

@@ -1,0 +1,64 @@
+"""What a run leaves on the disk: a checkpoint that is always whole, and a line of JSON for each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.pt"
+
+
+def save(path: Path, what: Any) -> None:
+    """Write a file in one piece: who is interrupted leaves the one that was there."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            torch.save(what, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; ValueError for what is none."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"`output` must hold a checkpoint that can be read, got {str(path)!r}: {first}"
+        ) from None
+    if not isinstance(loaded, dict) or "step" not in loaded:
+        raise ValueError(f"`output` must hold a checkpoint of ninefold train, got {str(path)!r}")
+    return loaded
+
+
+class Metrics:
+    """Lines of JSON, each with the step it belongs to; a resumed run drops those behind its step."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):  # a line that was cut off
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(beside, path)
+        self._path = path
+
+    def tell(self, **values: Any) -> None:
+        """Add a line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
