@@ -39,7 +39,10 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
 
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
-        made[f"depthwise_{size}x{size}_s{stride}"] = lambda isa, k=size, s=stride: depthwise.inner(isa, k, s)
+        for name, columns in depthwise.widths(isa, stride).items():
+            made[f"depthwise_{size}x{size}_s{stride}{name}"] = lambda isa, k=size, s=stride, n=columns: (
+                depthwise.inner(isa, k, s, n)
+            )
         made[f"depthwise_{size}x{size}_s{stride}_edge"] = lambda isa, k=size, s=stride: depthwise.edge(
             isa, k, s
         )
@@ -177,10 +180,12 @@ def _table_row(isa: InstructionSet) -> str:
     def symbol(kernel: str) -> str:
         return f"ninefold_{isa.name}_{kernel}"
 
-    specialised = ", ".join(
-        f"{{{k}, {s}, {symbol(f'depthwise_{k}x{k}_s{s}')}, {symbol(f'depthwise_{k}x{k}_s{s}_edge')}}}"
-        for k, s in depthwise.SPECIALISED
-    )
+    def sized(size: int, stride: int) -> str:
+        name = f"depthwise_{size}x{size}_s{stride}"
+        wide = symbol(f"{name}_wide") if "_wide" in depthwise.widths(isa, stride) else "nullptr"
+        return f"{{{size}, {stride}, {symbol(name)}, {wide}, {symbol(f'{name}_edge')}}}"
+
+    specialised = ", ".join(sized(*each) for each in depthwise.SPECIALISED)
 
     def panels(operator: str, tiles: dict[int, tuple[int, ...]]) -> str:
         return ", ".join(
@@ -201,7 +206,8 @@ def _table_row(isa: InstructionSet) -> str:
         for width, heights in sorted(isa.weight_tiles.items())
     )
     anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
-    return f"""    {{"{isa.name}", {isa.lanes}, {isa.depthwise_columns}, {isa.depthwise_rows},
+    return f"""    {{"{isa.name}", {isa.lanes},
+     {isa.depthwise_columns}, {isa.depthwise_wide_columns}, {isa.depthwise_rows},
      {isa.lanes * isa.depthwise_vectors},
      {{{specialised}}},
      {anywhere},

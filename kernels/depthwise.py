@@ -19,7 +19,9 @@ Trimming the sum needs no padded copy and no select per load.
 One Zen 4 core, peak 118 GFLOP/s, 3×3 at stride 1, bands in the second-level cache: `edge` alone on all rows
 reached 62 (32 channels, 112 wide) and 51 (128, 56 wide) GFLOP/s; `inner` 78 and 70. Of the tiles tried (1 or
 2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1 was best or within noise on all of six shapes, AVX-512 and
-AVX2.
+AVX2. Images of 14 and 7 columns and few channels are better off with 2×7×1 where there are registers: 5×5 at
+7×7 went from 51 to 60 % of the peak, 7×7 on 40 channels of 56×56 from 42 to 56; 144 channels of 56×56 fell
+from 75 to 67.
 """
 
 from __future__ import annotations
@@ -33,17 +35,23 @@ SPECIALISED = [(size, stride) for size in (3, 5, 7) for stride in (1, 2)]
 VARIANTS = ("wide", "narrow", "multiplied", "scalar")
 
 
-def inner(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
+def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
+    """The kinds of `inner` at this stride: what their names end in, and their columns."""
+    return {"": isa.depthwise_columns} | (
+        {"_wide": isa.depthwise_wide_columns} if isa.depthwise_wide_columns and stride == 1 else {}
+    )
+
+
+def inner(isa: InstructionSet, size: int, stride: int, columns: int) -> tuple[hl.Func, list]:
     """The kernel for size×size filters at this stride, dilation 1, where no tap leaves the image.
 
-    The caller guarantees isa.lanes channels, isa.depthwise_columns columns and isa.depthwise_rows rows or
-    more.
+    The caller guarantees isa.lanes channels, `columns` columns and isa.depthwise_rows rows or more.
     """
     out, total, taps, arguments, (c, x, y) = _filter(size, stride, trim_rows=False)
     co, ci, xo, xi, yo, yi = (hl.Var(name) for name in ("co", "ci", "xo", "xi", "yo", "yi"))
     shift = hl.TailStrategy.ShiftInwards
     out.split(c, co, ci, isa.lanes, shift)
-    out.split(x, xo, xi, isa.depthwise_columns, shift).split(y, yo, yi, isa.depthwise_rows, shift)
+    out.split(x, xo, xi, columns, shift).split(y, yo, yi, isa.depthwise_rows, shift)
     # Channels run inside columns: the next vector lies in the next cache line.
     out.reorder(ci, xi, yi, co, xo, yo).vectorize(ci).unroll(xi).unroll(yi)
     total.compute_at(out, co).vectorize(c, isa.lanes).unroll(x).unroll(y)

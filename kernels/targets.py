@@ -26,6 +26,7 @@ class InstructionSet:
     # The standard convolution's, which are neighbouring columns: every panel has the same numbers of them.
     conv2d_tiles: dict[int, tuple[int, ...]]
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
+    depthwise_wide_columns: int  # the same for few channels and narrow images at stride 1; 0: no such kernel
     depthwise_rows: int  # in this many rows
     depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
 
@@ -54,6 +55,7 @@ INSTRUCTION_SETS = {
             weight_tiles={16: (12,), 32: (12,)},
             conv2d_tiles={16: (12, 7, 4, 1), 32: (12, 7, 4, 1)},
             depthwise_columns=4,
+            depthwise_wide_columns=7,
             depthwise_rows=2,
             depthwise_vectors=4,
         ),
@@ -67,6 +69,7 @@ INSTRUCTION_SETS = {
             weight_tiles={8: (6,), 16: (6,)},
             conv2d_tiles={8: (6, 4, 2, 1), 16: (6, 4, 2, 1)},
             depthwise_columns=4,
+            depthwise_wide_columns=0,
             depthwise_rows=2,
             depthwise_vectors=4,
         ),
@@ -80,6 +83,7 @@ INSTRUCTION_SETS = {
             weight_tiles={4: (4, 1), 8: (4, 1)},
             conv2d_tiles={8: (4, 1)},
             depthwise_columns=4,
+            depthwise_wide_columns=0,
             depthwise_rows=2,
             depthwise_vectors=4,
         ),
@@ -93,6 +97,7 @@ INSTRUCTION_SETS = {
             weight_tiles={4: (8, 4), 8: (8, 4)},
             conv2d_tiles={12: (8, 4, 1)},
             depthwise_columns=4,
+            depthwise_wide_columns=0,
             depthwise_rows=2,
             depthwise_vectors=4,
         ),

@@ -129,7 +129,11 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
                 std::clamp(every.last, rows.first, rows.last)};
         if (y.size() < kernels_.depthwise_rows) y = {rows.first, rows.first};
         sized(sized_->edge, x, {rows.first, y.first});
-        sized(sized_->inner, x, y);
+        // Whole tiles of the wide kernel, as images of 14 and 7 columns have, or hardly any channels.
+        const int64_t wide = kernels_.depthwise_wide_columns;
+        const bool suits = sized_->wide && x.size() >= wide &&
+                           (x.size() <= 2 * wide ? x.size() % wide == 0 : count <= 3 * kernels_.lanes);
+        sized(suits ? sized_->wide : sized_->inner, x, y);
         sized(sized_->edge, x, {y.last, rows.last});
         anywhere({0, x.first});
         anywhere({x.last, width});

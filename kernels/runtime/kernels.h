@@ -41,7 +41,7 @@ using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
     int size, stride;
-    DepthwiseSizedKernel *inner, *edge;
+    DepthwiseSizedKernel *inner, *wide, *edge; // wide: inner with more columns, or null
 };
 
 template <class Kernel>
@@ -87,8 +87,9 @@ struct MatrixTiles {
 struct Kernels {
     std::string name;
     int lanes;
-    int depthwise_columns, depthwise_rows; // the fewest that the sized depthwise kernels take
-    int depthwise_wide;                    // fewest channels of depthwise_wide
+    // The fewest that the sized depthwise kernels take.
+    int depthwise_columns, depthwise_wide_columns, depthwise_rows;
+    int depthwise_wide; // fewest channels of depthwise_wide
     std::vector<DepthwiseSized> depthwise_sized;
     DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied,
         *depthwise_scalar;
