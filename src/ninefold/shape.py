@@ -125,6 +125,19 @@ def numel(shape: Iterable[int]) -> int:
     return math.prod(shape)
 
 
+def check_computable(conv: ConvShape) -> None:
+    """Raise ValueError where a convolution can be counted but its positions leave 32 bits.
+
+    PyTorch's own convolutions overflow there (its issues 70523 and 152816).
+    """
+    for name in ("stride", "dilation", "padding"):
+        if _too_large(getattr(conv, name)):
+            raise ValueError(f"`{name}` must be less than 2³¹, got {getattr(conv, name)}")
+    if _too_large(conv._padded_size):
+        size = _by(conv._padded_size)
+        raise ValueError(f"`padding` must leave the padded input below 2³¹ rows and columns, got {size}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvShape:
     """One two-dimensional convolution, checked: sizes are (h, w), padding is (left, right, top, bottom).
@@ -460,6 +473,11 @@ def _bias(name: str, shape: Sequence[int] | None, channels: int) -> None:
         raise ValueError(
             f"`{name}` must have shape ({channels},), one number per output channel, got {tuple(shape)}"
         )
+
+
+def _too_large(size: Sequence[int]) -> bool:
+    # A symbolic size is left alone: a comparison would become a guard.
+    return any(type(number) is int and number >= 2**31 for number in size)
 
 
 def _at_least(minimum: int) -> str:

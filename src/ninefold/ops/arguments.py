@@ -63,6 +63,7 @@ def standard(
     conv = shape.ConvShape.standard(
         x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups, bias_shape=bias
     )
+    shape.check_computable(conv)
     return conv.stride, conv.padding, conv.dilation, conv.groups
 
 
@@ -74,6 +75,7 @@ def depthwise(
     conv = shape.ConvShape.depthwise(
         x, weight, stride=stride, padding=padding, dilation=dilation, bias_shape=bias
     )
+    shape.check_computable(conv)
     return conv.stride, conv.padding, conv.dilation, conv.groups
 
 
@@ -112,6 +114,7 @@ def separable(
         pointwise_bias_shape=pointwise_bias,
         residual_shape=residual,
     )
+    shape.check_computable(conv)
     return conv.stride, conv.padding, conv.dilation, conv.groups
 
 

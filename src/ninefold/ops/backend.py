@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -12,6 +13,9 @@ from torch.autograd import forward_ad
 
 # Offsets inside one image are 32-bit in the kernels.
 _MOST_ELEMENTS = 2**31
+# Padding that outweighs an image by far is not what the kernels are made for: they may hold a band of the
+# padded image in memory, which PyTorch never does.
+_MOST_PADDED = 2**24
 
 
 @cache
@@ -44,6 +48,16 @@ def taken_apart(x: torch.Tensor) -> bool:
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def reach(x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> int:
+    """How far a convolution's positions reach in an image of `x`, in elements, for `for_call` to judge."""
+    _, channels, height, width = x.shape
+    left, right, top, bottom = padding
+    padded = (height + top + bottom) * (width + left + right) * channels
+    if padded > _MOST_PADDED and padded > 16 * channels * height * width:
+        return _MOST_ELEMENTS
+    return max(padded, max(stride) * channels, max(dilation) * channels)
 
 
 def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) -> ModuleType | None:

@@ -28,7 +28,8 @@ def _conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     shape = _output_shape(x, weight, stride, padding, dilation)
-    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3])
+    reach = backend.reach(x, stride, padding, dilation)
+    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
     run = kernels.conv2d if kernels else fallback.conv2d
     return _like(x, run(x, weight, bias, stride, padding, dilation, groups, activation))
 
@@ -56,7 +57,8 @@ def _depthwise_conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     shape = _output_shape(x, weight, stride, padding, dilation)
-    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3])
+    reach = backend.reach(x, stride, padding, dilation)
+    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
     run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
     return _like(x, run(x, weight, bias, stride, padding, dilation, activation))
 
@@ -109,8 +111,9 @@ def _separable_conv2d(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     shape = _output_shape(x, depthwise_weight, stride, padding, dilation)
-    pixels = shape[2] * shape[3]
-    kernels = backend.for_call(x, pointwise_weight, shape[1] * pixels, pointwise_weight.shape[0] * pixels)
+    images = [channels * shape[2] * shape[3] for channels in (shape[1], pointwise_weight.shape[0])]
+    reach = backend.reach(x, stride, padding, dilation)
+    kernels = backend.for_call(x, pointwise_weight, depthwise_weight.numel(), *images, reach)
     run = kernels.separable_conv2d if kernels else fallback.separable_conv2d
     out = run(
         x,

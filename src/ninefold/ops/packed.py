@@ -66,7 +66,8 @@ class Conv2d(Packed):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
-        if backend.for_call(x, self.weight) is None:
+        reach = backend.reach(x, self.stride, self.padding, self.dilation)
+        if backend.for_call(x, self.weight, reach) is None:
             plain = fallback.conv2d(
                 x,
                 self.weight,
@@ -118,7 +119,8 @@ class Separable(Packed):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
-        if backend.for_call(x, self.depthwise_weight) is None:
+        reach = backend.reach(x, self.stride, self.padding, self.dilation)
+        if backend.for_call(x, self.depthwise_weight, reach) is None:
             activations = self.depthwise_activation, self.activation
             return fallback.separable_conv2d(
                 x, *self._weights, self.stride, self.padding, self.dilation, *activations, residual

@@ -1,0 +1,115 @@
+"""Sizes near and past the ends of 32 bits: the right numbers or a clear error (pytorch 70523, 152816)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ninefold import ops
+
+X = torch.arange(1.0, 101.0).reshape(1, 4, 5, 5)
+DEPTHWISE = torch.arange(1.0, 37.0).reshape(4, 1, 3, 3)
+STANDARD = torch.arange(1.0, 109.0).reshape(3, 4, 3, 3)
+POINTWISE = torch.ones(2, 4, 1, 1)
+
+CALLS = {
+    "conv2d": lambda **options: ops.conv2d(X, STANDARD, **options),
+    "depthwise": lambda **options: ops.depthwise_conv2d(X, DEPTHWISE, **options),
+    "separable": lambda **options: ops.separable_conv2d(X, DEPTHWISE, POINTWISE, **options),
+}
+
+
+@pytest.fixture(params=CALLS)
+def call(request):
+    return CALLS[request.param]
+
+
+@pytest.mark.parametrize("name", ["stride", "dilation", "padding"])
+@pytest.mark.parametrize("number", [2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**70])
+def test_numbers_of_more_than_31_bits_are_refused(call, name, number):
+    with pytest.raises(ValueError, match=rf"`{name}` must be less than 2³¹, got .*{number}"):
+        call(**{name: number})
+
+
+def test_a_padded_image_of_more_than_31_bits_is_refused(call):
+    with pytest.raises(ValueError, match=r"`padding` must leave the padded input below 2³¹ rows and columns"):
+        call(padding=2**30)
+
+
+def one_tap(weight: torch.Tensor, image: torch.Tensor, i: int, j: int, y: int, x: int) -> torch.Tensor:
+    """What a kernel's tap (i, j) makes of the pixel (y, x)."""
+    groups = image.shape[1] // weight.shape[1]
+    parts = image[0, :, y, x].reshape(groups, -1)
+    kernels = weight[:, :, i, j].reshape(groups, -1, weight.shape[1])
+    return torch.einsum("gmc,gc->gm", kernels, parts).flatten()
+
+
+@pytest.mark.parametrize("name", ["stride", "dilation"])
+@pytest.mark.parametrize("far", [2**24, 2**29, 2**30 - 3])
+def test_far_apart(isa, call, name, far):
+    got = call(padding=far, **{name: far})
+    weight = STANDARD if call is CALLS["conv2d"] else DEPTHWISE
+    if name == "stride":  # the kernel starts at the image's first pixel
+        got = got[0, :, 1, 1]
+        want = sum(one_tap(weight, X, i, j, i, j) for i in range(3) for j in range(3))
+    else:  # its nine taps lie so far apart that only the middle one sees the image
+        got = got[0, :, 0, 0]
+        want = one_tap(weight, X, 1, 1, 0, 0)
+    if call is CALLS["separable"]:
+        want = POINTWISE[:, :, 0, 0] @ want
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2**31 - 1}, {"stride": 2**30}], ids=str)
+def test_a_stride_past_the_end_gives_one_pixel(isa, call, options):
+    assert torch.equal(call(**options), call()[:, :, :1, :1])
+
+
+LIMITED = """
+import resource, torch
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+from ninefold import ops
+{body}
+"""
+
+
+def limited(body: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(body=body)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_wide_padding_takes_no_memory():
+    # The padded image would be 4.8 GB, and the band of it that a border needs too.
+    said = limited(
+        "x, w = torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3)\n"
+        "y = ops.conv2d(x, w, padding=10000, dilation=10000)\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(tuple(y.shape), y.sum().item(), peak < 1 << 20)"
+    )
+    assert said == "(1, 4, 5, 5) 300.0 True"
+
+
+BEYOND = {
+    "pixels": "x = torch.ones(1, 1, 1, 1).expand(1, 1, 46342, 46342)\nw = torch.ones(1, 1, 1, 1)",
+    "channels": "x = torch.ones(1, 1, 1, 1).expand(1, 2**31 + 8, 1, 1)\nw = x.transpose(0, 1)",
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_images_of_more_than_two_to_the_31_are_right_or_refused(case):
+    # 8.6 GB if it were dense, and this process may have 8: a wrong number would be the only fault.
+    said = limited(
+        f"{BEYOND[case]}\n"
+        "try:\n"
+        "    y = ops.depthwise_conv2d(x, w, stride=46341)\n"
+        "    print('right' if y.flatten()[-1].item() == 1 and y.shape[2] in (1, 2) else y)\n"
+        "except (RuntimeError, MemoryError) as error:\n"
+        "    print('refused' if 'memory' in str(error) or 'alloc' in str(error) else error)"
+    )
+    assert said in ("right", "refused")
