@@ -13,11 +13,11 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo test verify sanitize lint format bench peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMPS)/environment  ## .venv with PyTorch, the networks and the tools
 
@@ -25,6 +25,11 @@ develop: $(STAMPS)/native  ## Build for this machine's instruction set alone (qu
 
 demo: $(STAMPS)/package  ## The main job: a photograph through EfficientNet-Lite0, in PyTorch and through Ninefold
 	@$(BIN)/ninefold demo $(ARGS)
+
+demo-convert: $(STAMPS)/package  ## A trained digit network made separable, at one term and at two
+	@rm -rf build/digits-1 build/digits-2
+	@$(BIN)/ninefold convert digit-recognizer --data digits --terms 1 -o build/digits-1 $(ARGS)
+	@$(BIN)/ninefold convert digit-recognizer --data digits --terms 2 -o build/digits-2 $(ARGS)
 
 test: $(STAMPS)/package  ## The whole test suite, with every instruction set built
 	@PYTHONPATH=environments/pytest $(BIN)/python -m pytest -p ninefold_unexpected_skips $(ARGS)

@@ -42,9 +42,14 @@ def test_interactive_python_gives_what_the_readme_says() -> None:
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("text", PYTHON, ids=["for_inference", "for_training", "operators"])
-def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", PYTHON, ids=["for_inference", "for_training", "convert", "operators"])
+def test_python_runs(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if "digits" in text:
+        pytest.importorskip("digit_recognizer", reason="digit-recognizer-py is not installed")
     if "timm" in text:
         pytest.importorskip("timm", reason="timm is not installed")
     names = {
@@ -57,6 +62,9 @@ def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert "fused" in capsys.readouterr().out
     elif "for_training" in text:
         assert "52 of 52 convolutions train in 16 fused chains" in capsys.readouterr().out
+    elif "convert" in text:
+        assert "1 term, depthwise first: 0.1267 of the multiplications" in capsys.readouterr().out
+        assert names["model"](names["images"][:2]).shape == (2, 10)
     else:
         assert names["y"].shape == (1, 128, 9, 9)
         assert names["layer"](names["x"]).shape == (1, 128, 5, 5)

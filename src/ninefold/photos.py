@@ -19,13 +19,13 @@ SAMPLES = ("chelsea", "coffee")
 class Preparation:
     """How a network wants its input: `crop` is the share of the shorter side that the centre square keeps.
 
-    Values are (v - mean) / deviation per channel, for v from 0 to 255.
+    Values are (v - mean) / deviation per channel, for v from 0 to 255; one channel is grey.
     """
 
     size: tuple[int, int] = (224, 224)
     crop: float = 0.875
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    deviation: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    deviation: tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
 def read(image: str | Path) -> Image:
@@ -61,7 +61,7 @@ def sample(name: str) -> Path:
 
 
 def prepare(picture: Image, preparation: Preparation) -> torch.Tensor:
-    """The centre of `picture` as a (1, 3, height, width) float32 tensor, resized with a bicubic filter."""
+    """The centre of `picture` as (1, channels, height, width) float32, resized with a bicubic filter."""
     import numpy as np
     import torch
     from PIL.Image import Resampling
@@ -73,7 +73,9 @@ def prepare(picture: Image, preparation: Preparation) -> torch.Tensor:
     left, top = (picture.width - across) / 2, (picture.height - down) / 2
     window = picture.resize((width, height), Resampling.BICUBIC, box=(left, top, left + across, top + down))
     mean, deviation = (np.array(v, dtype=np.float32) for v in (preparation.mean, preparation.deviation))
-    values = (np.asarray(window, dtype=np.float32) - mean) / deviation
+    if len(preparation.mean) == 1:
+        window = window.convert("L")
+    values = (np.asarray(window, dtype=np.float32).reshape(height, width, -1) - mean) / deviation
     return torch.from_numpy(values).permute(2, 0, 1)[None].contiguous()
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": "Why one layer is cheap: eight pictures and a page, in English or Chinese.",
     "report": "What a network costs, what it would cost the other way, where its time goes.",
     "train": "Train a network on a folder of images, in fused kernels.",
+    "convert": "Turn a trained network's standard convolutions into separable ones.",
     "bench": "Measure Ninefold against its peers, with this machine's limits beside.",
     "doctor": "Show what runs here, this machine's limits, and what would fall back.",
 }

@@ -5,8 +5,10 @@ survey → decompose → calibrate, from the front of the network → take batch
 
 from __future__ import annotations
 
+from ninefold.conversion.distil import distil
 from ninefold.conversion.result import Conversion, Layer
 from ninefold.conversion.saving import load_converted
-from ninefold.conversion.steps import convert
+from ninefold.conversion.steps import convert, singular_values_alone
+from ninefold.conversion.timing import timed
 
-__all__ = ["Conversion", "Layer", "convert", "load_converted"]
+__all__ = ["Conversion", "Layer", "convert", "distil", "load_converted", "singular_values_alone", "timed"]

@@ -19,7 +19,8 @@ class Layer:
 
     `terms` and `first` (the stage that runs first) are None where it stays, and `why` then says why. `error`
     is the mean square output error as a share of the outputs' variance where it was `calibrated`, else the
-    share of the weights' energy that was dropped.
+    share of the weights' energy that was dropped. `milliseconds` are those of the layer alone in Ninefold's
+    kernels, before and after, where `timed` took them.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Layer:
     error: float = 0.0
     calibrated: bool = False
     why: str = ""
+    milliseconds: tuple[float, float] | None = None
 
     @property
     def converted(self) -> bool:
@@ -46,12 +48,15 @@ class Layer:
 class Conversion:
     """A converted network: `model`, ordinary PyTorch; `layers`, every convolution in the order they run.
 
-    `notes` say what was done to the network as a whole.
+    `notes` say what was done to the network as a whole. `milliseconds` (of the whole network, by what ran it)
+    and `accuracies` (by stage, from 0 to 1) are empty until somebody took them.
     """
 
     model: nn.Module
     layers: tuple[Layer, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    accuracies: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def multiplications(self) -> tuple[int, int]:

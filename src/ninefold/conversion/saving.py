@@ -41,9 +41,13 @@ def save(conversion: Conversion, folder: Path) -> None:
                 for layer in conversion.layers
             ],
             "notes": conversion.notes,
+            "milliseconds": dict(conversion.milliseconds),
+            "accuracies": dict(conversion.accuracies),
         }
         (made / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        # Temporary folders, and what safetensors writes, are for the owner alone; this is as any other file.
         made.chmod(0o777 & ~_umask())
+        (made / WEIGHTS).chmod(0o666 & ~_umask())
         os.rename(made, folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

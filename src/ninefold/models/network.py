@@ -28,8 +28,8 @@ class Network:
     inputs: tuple[Any, ...] | None = None
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """Random input of the right shape: (batch, 3, height, width), always the same numbers."""
-        return random_numbers((batch, 3, *self.preparation.size))
+        """Random input of the right shape: (batch, channels, height, width), always the same numbers."""
+        return random_numbers((batch, len(self.preparation.mean), *self.preparation.size))
 
     @property
     def examples(self) -> tuple[Any, ...]:

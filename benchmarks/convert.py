@@ -1,0 +1,280 @@
+"""The whole conversion on Fashion-MNIST: train a standard network, convert it, distil it, and compare.
+
+Beside it stands the same separable network from scratch, trained with labels for as many epochs as the
+distillation takes. Each run (a network, a seed) is kept in build/convert as it ends, so that an interrupted
+benchmark goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import onnxruntime
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+import page
+from ninefold import convert, datasets, for_inference, measure, surroundings
+from ninefold.conversion import Conversion, distil
+from ninefold.photos import Preparation
+from small_networks import NETWORKS, WIDTH
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+KEPT = Path(__file__).parents[1] / "build" / "convert"
+PREPARATION = Preparation((28, 28), 1.0, (72.94,), (90.02,))
+BATCH, RATE, BUDGET, CALIBRATION = 128, 3e-3, 0.25, 500
+# PyTorch's depthwise gradients are 1.7 times as fast in this format.
+FORMAT = torch.channels_last
+CLOCKS = (
+    "PyTorch",
+    "PyTorch, channels-last",
+    "ONNX Runtime",
+    "Ninefold",
+    "converted, PyTorch",
+    "converted, Ninefold",
+)
+STAGES = {
+    "original": "original",
+    "singular_values": "singular values alone",
+    "calibrated": "calibrated",
+    "distilled": "distilled",
+    "scratch": "from scratch",
+}
+
+
+_PARTS: dict[str, tuple[Tensor, Tensor]] = {}
+
+
+class Shuffled:
+    """Batches of (images, labels), in a new order each time they are read."""
+
+    def __init__(self, images: Tensor, labels: Tensor, seed: int) -> None:
+        self.images, self.labels = images, labels
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(self.images), generator=self.generator).split(BATCH):
+            yield self.images[chosen], self.labels[chosen]
+
+
+def train(model: nn.Module, data: Shuffled, epochs: int) -> None:
+    """Cross-entropy, Adam, a cosine from RATE to 0: as the distillation, with labels instead of a teacher."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(data))
+    model.train()
+    for epoch in range(epochs):
+        for images, labels in data:
+            loss = functional.cross_entropy(model(images), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        say(f"  epoch {epoch + 1}: loss {float(loss.detach()):.3f}")
+    model.eval()
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Percent."""
+    model.eval()
+    with torch.no_grad():
+        answers = torch.cat([model(some) for some in images.split(500)])
+    return 100 * float((answers.argmax(1) == labels).double().mean())
+
+
+def fresh(converted: nn.Module) -> nn.Module:
+    """The same network with new weights."""
+    made = copy.deepcopy(converted)
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.reset_parameters()
+    return made.requires_grad_(True)
+
+
+def run(network: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One network, one seed: accuracies at each stage, what was converted, and times."""
+    torch.manual_seed(seed)
+    images, labels = (part[: options.images] for part in everything("train"))
+    test = everything("test")
+    data = Shuffled(images, labels, seed)
+    original = NETWORKS[network]().to(memory_format=FORMAT)
+    say(f"{network}, seed {seed}: the original")
+    train(original, data, options.epochs)
+    found: dict[str, Any] = {"network": network, "seed": seed}
+    found["original"] = accuracy(original, *test)
+    examples = images[:1]
+    plain = convert(original, examples, budget=BUDGET)
+    found["singular_values"] = accuracy(plain.model, *test)
+    result = convert(original, examples, images[:CALIBRATION], budget=BUDGET)
+    found["calibrated"] = accuracy(result.model, *test)
+    found["ratio"] = float(result.ratio)
+    found["terms"] = {layer.name: layer.terms for layer in result.layers}
+    found["multiplications"] = result.multiplications
+    say(f"  original {found['original']:.2f} %, converted {found['calibrated']:.2f} %; distilling")
+    result.model.to(memory_format=FORMAT)
+    scratch = fresh(result.model).to(memory_format=FORMAT)
+    names = tuple(result.choices)
+    distil(result.model, original, data, epochs=options.distil, layers=names, learning_rate=RATE)
+    found["distilled"] = accuracy(result.model, *test)
+    say(f"  distilled {found['distilled']:.2f} %; from scratch")
+    train(scratch, data, options.distil)
+    found["scratch"] = accuracy(scratch, *test)
+    return found
+
+
+def times(name: str, original: nn.Module, result: Conversion, x: Tensor) -> list[str]:
+    """A row: milliseconds per image, one thread, taking turns. Weights do not change a time."""
+    original, converted = original.eval(), result.model.eval()
+    standard, separable = for_inference(original, x), for_inference(converted, x)
+    last = copy.deepcopy(original).to(memory_format=FORMAT)
+    candidates: dict[str, Callable[[], object]] = {
+        "PyTorch": lambda: original(x),
+        "PyTorch, channels-last": lambda: last(x.contiguous(memory_format=FORMAT)),
+        "ONNX Runtime": onnx_session(original, x),
+        "Ninefold": lambda: standard(x),
+        "converted, PyTorch": lambda: converted(x),
+        "converted, Ninefold": lambda: separable(x),
+    }
+    with torch.no_grad():
+        compared = measure.interleaved(candidates, threads=1, seconds=6.0)
+    peer = compared.fastest("PyTorch", "PyTorch, channels-last", "ONNX Runtime")
+    return [
+        name,
+        f"{float(result.ratio):.3f}",
+        *(f"{1e3 * compared[each].median:.3f}" for each in CLOCKS),
+        f"{compared.ratio(peer, 'converted, Ninefold'):.2f}×",
+    ]
+
+
+def timed() -> str:
+    """The table of times: the two small networks in their budget, two large ones with one term everywhere."""
+    x, photo = torch.randn(1, 1, 28, 28), torch.randn(1, 3, 224, 224)
+    rows = []
+    for name, make in NETWORKS.items():
+        say(f"timing {name}")
+        small = make()
+        rows.append(times(name, small, convert(small, x, budget=BUDGET), x))
+    for name in ("resnet18", "vgg16"):
+        say(f"timing {name}")
+        large = torchvision.models.get_model(name, weights=None)
+        rows.append(times(f"{name}, 224²", large, convert(large, photo), photo))
+    return page.table(["network", "multiplications", *CLOCKS, "over the fastest peer"], rows)
+
+
+def onnx_session(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """The original in ONNX Runtime, on one thread."""
+    file = KEPT / "original.onnx"
+    torch.onnx.export(model, (x,), str(file), dynamo=True, verbose=False)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), settings)
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def everything(part: str) -> tuple[Tensor, Tensor]:
+    """All images and labels of a part of Fashion-MNIST."""
+    if part not in _PARTS:
+        _PARTS[part] = _read(part)
+    return _PARTS[part]
+
+
+def _read(part: str) -> tuple[Tensor, Tensor]:
+    arrays = datasets.load(FASHION, PREPARATION)[part == "test"]
+    assert isinstance(arrays, datasets.Arrays)
+    return arrays.batch(torch.arange(len(arrays)))
+
+
+def report(runs: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """The page: accuracies of each seed and their means, and times."""
+    head = ["network, seed", "multiplications", *STAGES.values(), "distilled − original", "− scratch"]
+    rows = []
+    for network in dict.fromkeys(run["network"] for run in runs):
+        some = [run for run in runs if run["network"] == network]
+        rows += [accuracies(f"{network}, {run['seed']}", [run]) for run in some]
+        rows.append(accuracies(f"**{network}, mean of {len(some)}**", some))
+    facts = {
+        "data": f"Fashion-MNIST, {options.images:,} of 60,000 training images, all 10,000 test images",
+        "original": f"a standard network, trained with labels for {options.epochs} epochs",
+        "singular values alone": f"at most {BUDGET} of the convolutions' multiplications, no data",
+        "calibrated": f"the same budget, terms fitted to {CALIBRATION} training images; no training",
+        "distilled": f"then {options.distil} epochs of distillation from the original, without labels",
+        "from scratch": f"the converted network, new weights, {options.distil} epochs with labels",
+        "training": f"batch {BATCH}, Adam, a cosine from {RATE} to 0, no augmentation",
+    }
+    machine = surroundings.describe(measure.limits(1), "onnxruntime")
+    lines = [
+        "# Conversion",
+        "",
+        "Accuracy in percent, and the share of the convolutions' multiplications that is left.",
+        "",
+        page.table(head, rows),
+        "",
+        *(f"- {name}: {text}" for name, text in facts.items()),
+        "",
+        "Milliseconds for one image, one thread, taking turns in one process. The small networks are in",
+        "the budget above; the large ones have one term in every layer but the first, and random weights.",
+        "",
+        timed(),
+        "",
+        page.circumstances([machine]),
+        f"- `{page.command()}`",
+    ]
+    return "\n".join(lines)
+
+
+def accuracies(name: str, runs: list[dict[str, Any]]) -> list[str]:
+    """One row: means over `runs`."""
+    values = {stage: mean(run[stage] for run in runs) for stage in STAGES}
+    return [
+        name,
+        f"{mean(run['ratio'] for run in runs):.3f}",
+        *(f"{values[stage]:.2f}" for stage in STAGES),
+        f"{values['distilled'] - values['original']:+.2f}",
+        f"{values['distilled'] - values['scratch']:+.2f}",
+    ]
+
+
+def say(text: str) -> None:
+    """On stderr, as it happens."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run what is missing, then print the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: both")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="training images")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--distil", type=int, default=8, help="epochs of distillation, and from scratch")
+    parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
+    options = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for seed in range(options.seeds):
+        for network in options.network or NETWORKS:
+            key = f"{network}-{WIDTH}-{options.images}-{options.epochs}-{options.distil}-{seed}.json"
+            file = KEPT / key
+            if not file.is_file():
+                file.write_text(json.dumps(run(network, seed, options)))
+            runs.append(json.loads(file.read_text()))
+            say(f"{network}, seed {seed}: {', '.join(f'{k} {runs[-1][k]:.2f}' for k in STAGES)}")
+    runs.sort(key=lambda each: (list(NETWORKS).index(each["network"]), each["seed"]))
+    page.publish("convert", report(runs, options), write=options.write)
+
+
+if __name__ == "__main__":
+    main()
