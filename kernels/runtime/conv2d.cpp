@@ -174,12 +174,10 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float
 void Conv2d::run(const Image& image, Padding padding, float* out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t line = window_.output_width(image.width, padding) * out_channels_;
-    const int64_t cached = std::max<int64_t>(1, 65536 / line),
-                  fair = (image.batch * height + threads - 1) / threads;
-    const int64_t step = std::clamp<int64_t>(std::min(cached, fair), 1, height),
-                  bands = (height + step - 1) / step;
+    const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(1, 65536 / line), threads);
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
-        const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
+        const int64_t n = task / bands, band = task % bands;
+        const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
         rows(image, n, padding, {y0, y1}, out + (n * height + y0) * line);
     });
 }

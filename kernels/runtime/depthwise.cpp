@@ -145,12 +145,10 @@ void Depthwise::run(const Image& image, Padding padding, Result out, int threads
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t width = window_.output_width(image.width, padding), line = width * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
-    const int64_t cached = std::max<int64_t>(1, 65536 / line),
-                  fair = (image.batch * height + threads - 1) / threads;
-    const int64_t step = std::clamp<int64_t>(std::min(cached, fair), 1, height),
-                  bands = (height + step - 1) / step;
+    const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(1, 65536 / line), threads);
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
-        const int64_t n = task / bands, y0 = task % bands * step, y1 = std::min(y0 + step, height);
+        const int64_t n = task / bands, band = task % bands;
+        const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
         rows(image, n, padding, y0, y1, 0, out_channels(), out.data + (n * height + y0) * width * out.stride,
              out.stride);
     });

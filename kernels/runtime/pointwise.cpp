@@ -135,17 +135,16 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
     // A block of pixels stays in the second cache, and so does what becomes of it if it is looked at again.
     const int64_t numbers = std::max(in_channels_, activation_.epilogue ? 2 * out_channels_ : 0);
     const int64_t cached = std::max<int64_t>(tallest, 65536 / numbers / tallest * tallest);
-    const int64_t fair = (pixels + threads - 1) / threads;
-    const int64_t step =
-        by_panels ? std::min(pixels, cached)
-                  : std::min(cached, std::max<int64_t>(1, (fair + tallest - 1) / tallest * tallest));
-    const int64_t blocks = (pixels + step - 1) / step;
+    const int64_t units = (pixels + tallest - 1) / tallest; // whole tiles, but for the last
+    const int64_t blocks = even_parts(1, units, cached / tallest, by_panels ? 1 : threads);
     const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
     const bool gate_weights = gate && packed_ < pixels * in_channels_, gate_image = gate && !gate_weights;
     const float* weights = gate_weights ? gated(gate) : weight_.get();
     const bool collides = image_stride == in_channels_ && apart != in_channels_ && out_channels_ >= 64;
     parallel_for(threads, parts * blocks, [&](int64_t task) {
-        const int64_t part = task / blocks, p = task % blocks * step, n = std::min(step, pixels - p);
+        const int64_t part = task / blocks, b = task % blocks;
+        const int64_t p = b * units / blocks * tallest,
+                      n = std::min((b + 1) * units / blocks * tallest, pixels) - p;
         const float* block = image + p * image_stride;
         int64_t stride = image_stride;
         if (collides || gate_image) {

@@ -80,9 +80,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     // A band takes half the cache, the rest is for its input and a panel of weights. The number of bands is
     // one that the threads can share evenly.
     const int64_t most = std::clamp<int64_t>(second_level_cache() / 2 / line_bytes, 1, height);
-    int64_t bands = (height + most - 1) / most;
-    while (image.batch * bands % threads != 0 && bands < height)
-        bands++;
+    const int64_t bands = even_parts(image.batch, height, most, threads);
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
