@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "reference": {"shape"},
     "ops": {"shape", "_kernels"},
     "nn": {"training", "ops", "shape"},
-    "inference": {"ops", "cost", "shape"},
+    "inference": {"ops", "cost", "shape", "machine", "measure"},
     "training": {"inference", "ops", "cost", "shape"},
     "trainer": {"training", "photos"},
     "conversion": {"inference", "training", "measure", "shape"},

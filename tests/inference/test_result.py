@@ -269,22 +269,6 @@ def test_a_network_that_counts_its_calls_runs_in_pytorch():
     assert float((fast(X) - fast(X)).abs().mean()) == pytest.approx(1.0, rel=1e-4)
 
 
-def test_tuning_keeps_the_results(freeze, separable):
-    model = nn.Sequential(separable(), nn.ReLU(), separable())
-    fast = freeze(model, X, tune=True)
-    assert {layer.how for layer in fast.layers} <= {"fused", "kernel"}
-
-
-def test_tuning_takes_the_faster(separable, monkeypatch):
-    from ninefold.inference import tune
-
-    model = nn.Sequential(separable(), nn.ReLU(), separable())
-    ratios = iter([2.0, 0.5])
-    monkeypatch.setattr(tune, "_median_ratio", lambda one, other: next(ratios))
-    fast = ninefold.for_inference(model, X, tune=True)
-    assert [layer.how for layer in fast.layers] == ["kernel", "kernel", "fused"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -24,7 +24,8 @@ def for_inference(model: nn.Module, example_inputs: Any, tune: bool = False) -> 
     `example_inputs` is the model's input, or a tuple of its positional inputs (tensors, or containers of
     them); batch 1 will do. Other batches and image sizes work afterwards; another size is captured again,
     once, which takes seconds. The copy is in eval mode. What is not recognised runs in PyTorch unchanged, and
-    `summary()` says why. `tune=True` measures each fused block against its two stages and keeps the faster.
+    `summary()` says why. Which stages run fused is estimated from this machine's caches; `tune=True` measures
+    each form of each block instead, and remembers the times in `$XDG_CACHE_HOME/ninefold/tune.json`.
 
     Raises TypeError for a model that is not a `torch.nn.Module` or examples without a tensor, and what the
     model itself raises for the examples.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from ninefold.inference import match
-from ninefold.inference.capture import Captured
+from ninefold.inference import match, planner
 from ninefold.inference.graph import operator, sizes, value
 from ninefold.inference.summary import Layer
 
@@ -21,27 +19,27 @@ _STRANGERS = {
 
 def describe(
     source: GraphModule,
-    blocks: tuple[match.Block, ...],
+    blocks: dict[match.Block, str],
     linear: frozenset[str],
     left: dict[Node, str],
     fallen: str,
-    inputs: list[Any],
-    captured: Captured,
+    scale: tuple[int, int],
 ) -> tuple[Layer, ...]:
     """Describe each convolution and linear layer: in one of `blocks`, or in PyTorch, for what reason.
 
+    `blocks` come with what their form was chosen for; `scale` is the batch of the examples, and of the graph.
     `linear` has the names of the linear layers' weights that run as kernels, `left` the reasons of single
     nodes, `fallen` that of all the rest.
     """
     owners = {stage_node: block for block in blocks for stage_node in block.nodes}
-    examples = next((leaf.shape[0] for leaf, on in zip(inputs, captured.batched, strict=True) if on), 1)
+    examples, traced = scale
     layers, told = [], set()
     for node in source.graph.nodes:
         if operator(node) not in (*match.CONVOLUTIONS, *_STRANGERS, "linear"):
             continue
         block = owners.get(node)
         if block is None:
-            count = _multiplications(node) * examples // (captured.batch or examples)
+            count = _multiplications(node) * examples // traced
             if operator(node) == "linear" and node.args[1].target in linear:
                 layers.append(Layer(_name(node), "kernel", "linear, as a pointwise layer", count))
                 continue
@@ -50,9 +48,9 @@ def describe(
         elif block not in told:
             told.add(block)
             count = sum(stage.shape.multiplications for stage in block.stages)
-            count = count * examples // (captured.batch or examples)
+            count = count * examples // traced
             kind = "kernel" if len(block.stages) == 1 else "fused"
-            layers.append(Layer(block.name, kind, _what(block), count))
+            layers.append(Layer(block.name, kind, _what(block), count, blocks[block]))
     return tuple(layers)
 
 
@@ -60,9 +58,7 @@ def _what(block: match.Block) -> str:
     parts = []
     for stage in block.stages:
         height, width = stage.shape.kernel_size
-        kind = (
-            "depthwise" if stage.is_depthwise else "pointwise" if stage.shape.is_pointwise else "convolution"
-        )
+        kind = planner.kind(stage)
         parts.append(f"{kind} {height}×{width}" if kind != "pointwise" else kind)
         parts += ["batch-norm folded"] * bool(stage.norms)
         parts += [] if stage.activation is None else [stage.activation]

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from ninefold.inference import match, replay, rewrite
+from ninefold.inference import match, planner, replay, rewrite, tune
 from ninefold.inference.capture import Captured
 from ninefold.inference.describe import describe
 from ninefold.inference.fold import pack
 from ninefold.inference.graph import attribute, is_view, operator, value, writes
 from ninefold.inference.join import join
 from ninefold.inference.summary import Layer
-from ninefold.inference.tune import separate_where_faster
 from ninefold.ops.sequence import Sequence
 
 # A block disagrees if it is further from the original than this share of the original's range.
@@ -57,8 +56,10 @@ class Plan:
         return module if isinstance(module, Sequence) else None
 
 
-def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = False) -> Plan:
+def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool = False) -> Plan:
     """Fuse and pack what can be, and check it once: `wanted` is what the original returns for `inputs`.
+
+    Which stages run fused is estimated, or `measured`.
 
     A block that disagrees is left to PyTorch and named in the layers; if the whole disagrees and no block
     does, everything is. Raises DisagreementError if even the captured graph computes something else.
@@ -69,12 +70,16 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = Fal
     left, fallen, blocks = dict(found.left), "", found.blocks
     if any(operator(node) == "as_strided" for node in source.graph.nodes):
         blocks, fallen = (), "the network reads memory by its strides (`as_strided`)"
-    kernels = {block: pack(source, block) for block in blocks}
-    if kernels:
+    if blocks:
         rewrite.reshape_views(source.graph)
     source.recompile()
-    if tune:
-        kernels = separate_where_faster(source, kernels, inputs)
+    images = examples(captured, inputs) / (captured.batch or 1)
+    costs = planner.costs()
+    choices = {block: planner.choose(block, costs, images) for block in blocks}
+    if measured:
+        choices |= tune.choose(source, blocks, inputs)
+    kernels = {part: pack(source, part) for choice in choices.values() for part in choice.form}
+    whys = {choice.form[0]: choice.why for choice in choices.values()}
     run, linear = _build(source, kernels, joined=True)
     if not _agrees(run, inputs, wanted):
         run, linear = _build(source, kernels)
@@ -89,7 +94,15 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, tune: bool = Fal
             run, linear = _build(source, kernels)
             if not _agrees(run, inputs, wanted):
                 raise DisagreementError("its captured graph does not compute what the model computes")
-    return Plan(run, captured, describe(source, tuple(kernels), linear, left, fallen, inputs, captured))
+    scale = examples(captured, inputs), captured.batch or examples(captured, inputs)
+    layers = describe(source, {block: whys.get(block, "") for block in kernels}, linear, left, fallen, scale)
+    return Plan(run, captured, layers)
+
+
+def examples(captured: Captured, inputs: Leaves) -> int:
+    """How many images the example inputs hold; as many as the traced graph where none may vary."""
+    found = (int(leaf.shape[0]) for leaf, on in zip(inputs, captured.batched, strict=True) if on)
+    return next(found, captured.batch or 1)
 
 
 def close(got: Tensor, wanted: Tensor) -> bool:

@@ -120,7 +120,7 @@ class InferenceModel(nn.Module):
         for dynamic in (True, False) if self._any_batch else (False,):
             try:
                 captured: Captured = capture(model, inputs(), dynamic=dynamic)
-                return plan.make(captured, leaves, wanted, tune=self._tune)
+                return plan.make(captured, leaves, wanted, measured=self._tune)
             except plan.DisagreementError as error:
                 failure = str(error)
             except Exception as error:

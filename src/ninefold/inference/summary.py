@@ -16,13 +16,15 @@ HOW = {
 class Layer:
     """A layer, or a pair that runs as one: what became of it ("fused", "kernel" or "pytorch") and why.
 
-    `multiplications` are those for the example inputs.
+    `multiplications` are those for the example inputs. `choice` says what the forms that it can take cost, by
+    estimate or by measurement: the kernels between two bars are one call.
     """
 
     name: str
     how: str
     why: str
     multiplications: int
+    choice: str = ""
 
 
 def shares(layers: tuple[Layer, ...]) -> dict[str, Fraction]:
@@ -38,9 +40,14 @@ def text(layers: tuple[Layer, ...], notes: tuple[str, ...] = ()) -> str:
     """A table of the layers, then the shares."""
     rows = [("layer", "runs", "multiplications", "what, or why not")]
     rows += [
-        (layer.name, layer.how, f"{layer.multiplications:,}".replace(",", " "), layer.why) for layer in layers
+        (layer.name, layer.how, f"{layer.multiplications:,}".replace(",", " "), _said(layer))
+        for layer in layers
     ]
     first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
     lines = [f"{a:<{first}}  {b:<{second}}  {c:>{third}}  {d}".rstrip() for a, b, c, d in rows]
     told = [f"{float(share):.1%} {HOW[how]}" for how, share in shares(layers).items()]
     return "\n".join([*lines, "", "multiplications: " + ", ".join(told), *notes])
+
+
+def _said(layer: Layer) -> str:
+    return f"{layer.why}; {layer.choice}" if layer.choice else layer.why
