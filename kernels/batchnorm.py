@@ -108,7 +108,7 @@ def _by_channels(isa: InstructionSet, out: hl.Func, image: hl.ImageParam) -> hl.
 
     def schedule(stage: hl.Func | hl.Stage, vectors: int) -> None:
         stage.split(c, co, ci, isa.lanes * vectors, hl.TailStrategy.ShiftInwards)
-        stage.vectorize(ci, isa.lanes).reorder(ci, x, co, y).unroll(ci)
+        stage.vectorize(ci, isa.lanes).reorder(ci, co, x, y).unroll(ci)
 
     _from_zero(out.output_buffer())
     schedule(out.specialize(image.dim(0).extent() >= isa.lanes * COLUMNS), COLUMNS)

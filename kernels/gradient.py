@@ -79,33 +79,35 @@ def depthwise_input(isa: InstructionSet, size: int | None) -> tuple[hl.Func, lis
 
 
 def _by_parity(isa: InstructionSet, size: int) -> tuple[hl.Func, list]:
-    # gradient's first column and row are those of the reach: it lies (size - 1) // 2 before place 0.
+    # gradient's first column and row are those of the reach: it lies (size - 1) // 2 before place 0. Where the
+    # image begins at an odd column of out (padding on the left), `odd`, out is written from there.
     c, x, y, px, py = (hl.Var(name) for name in ("c", "x", "y", "px", "py"))
     gradient, weight = hl.ImageParam(hl.Float(32), 3, "gradient"), hl.ImageParam(hl.Float(32), 3, "weight")
+    odd = hl.Param(hl.Bool(), "odd")
     reach = (size - 1) // 2
 
     # The algorithm, each parity's few taps written out.
-    def parity(across: int, down: int) -> hl.Expr:
+    def parity(across: int, down: int, place: hl.Expr) -> hl.Expr:
         total = f32(0)
         for j in range(down, size, 2):
             for i in range(across, size, 2):
-                total += weight[c, i, j] * gradient[c, x + reach - i // 2, y + reach - j // 2]
+                total += weight[c, i, j] * gradient[c, place + reach - i // 2, y + reach - j // 2]
         return total
 
+    def row(down: int) -> hl.Expr:
+        even = hl.select(px == 0, parity(0, down, x), parity(1, down, x))
+        return hl.select(odd, hl.select(px == 0, parity(1, down, x), parity(0, down, x + 1)), even)
+
     out = hl.Func("depthwise_input")
-    out[c, px, x, py, y] = hl.select(
-        py == 0,
-        hl.select(px == 0, parity(0, 0), parity(1, 0)),
-        hl.select(px == 0, parity(0, 1), parity(1, 1)),
-    )
+    out[c, px, x, py, y] = hl.select(py == 0, row(0), row(1))
 
     # The schedule.
     co, ci = hl.Var("co"), hl.Var("ci")
     out.bound(px, 0, 2).bound(py, 0, 2)
     out.split(c, co, ci, isa.lanes, hl.TailStrategy.ShiftInwards)
-    out.reorder(ci, px, py, x, co, y).vectorize(ci).unroll(px).unroll(py)
+    out.reorder(ci, px, py, co, x, y).vectorize(ci).unroll(px).unroll(py).specialize(odd)
     _from_zero(gradient, weight, out.output_buffer())
-    return out, [gradient, weight]
+    return out, [gradient, weight, odd]
 
 
 def _anywhere(isa: InstructionSet) -> tuple[hl.Func, list]:

@@ -33,7 +33,7 @@ using SumsKernel = int(B gradient, B z, B mean, B scale, B shift, float low, flo
 using SlopeKernel = int(B gradient, B z, B mean, B scale, B shift, int32_t which, B out);
 using DepthwiseWeightKernel = int(B image, B gradient, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
                                   int32_t dilation_y, B out);
-using ParityKernel = int(B gradient, B weight, B out);
+using ParityKernel = int(B gradient, B weight, bool odd, B out);
 using DepthwiseInputKernel = int(B gradient, B weight, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
                                  int32_t dilation_y, B out);
 using PointwiseWeightKernel = int(B image, B gradient, B init, B out);

@@ -45,6 +45,15 @@ Floats allocate_kept(size_t count) {
     return bytes >= page / 2 ? pages(bytes) : allocate(count);
 }
 
+void expect_writes(const float* first, size_t count) {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(first);
+    const uintptr_t from = whole(at, page), to = (at + count * sizeof(float)) / page * page;
+    if (!first || count * sizeof(float) < 2 * page || to <= from) return;
+#ifdef MADV_HUGEPAGE
+    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
+
 void weights_last(bool yes) {
     lasting = yes;
 }

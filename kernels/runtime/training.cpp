@@ -181,6 +181,7 @@ void train_apply(const Operand& x, const float* residual, float* out, int thread
     const int64_t c = x.z().channels, step = std::max<int64_t>(64, 65536 / c);
     const int64_t bands = (x.pixels() + step - 1) / step;
     const Kernels& kernels = current_for(c);
+    expect_writes(out, x.pixels() * c);
     parallel_for(threads, bands, [&](int64_t band) {
         const int64_t first = band * step, count = std::min(step, x.pixels() - first);
         as_rows(first, count, c, count, [&](int64_t at, int64_t width, int64_t height) {
@@ -210,6 +211,7 @@ void train_moments(const Image& z, float* moments, int threads) {
 void train_reduce(const Gradient& gradient, float* out, double* sums, int threads) {
     const Operand& x = gradient.operand();
     const int64_t c = x.z().channels, pixels = x.pixels(), step = std::max<int64_t>(64, 65536 / c);
+    if (x.has_slope()) expect_writes(out, pixels * c);
     std::vector<std::vector<double>> found(threads, std::vector<double>(2 * c));
     in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
         for (int64_t band = bands.first; band < bands.last; band++) {
@@ -230,6 +232,7 @@ void train_reduce(const Gradient& gradient, float* out, double* sums, int thread
 void train_turn(const Gradient& gradient, float* out, int threads) {
     const Operand& x = gradient.operand();
     const int64_t c = x.z().channels, step = std::max<int64_t>(64, 65536 / c);
+    expect_writes(out, x.pixels() * c);
     parallel_for(threads, (x.pixels() + step - 1) / step, [&](int64_t band) {
         const int64_t first = band * step, count = std::min(step, x.pixels() - first);
         as_rows(first, count, c, count, [&](int64_t at, int64_t width, int64_t height) {

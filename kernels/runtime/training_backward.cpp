@@ -72,8 +72,8 @@ public:
         const int64_t other = (flat_ ? in.width : 2 * in.width) * apart_;
         // The bands of both images, and what they are made of, in most of the cache; a few rows at least, for
         // those around a band are made again for the next.
-        const int64_t room = second_level_cache() * 3 / 4 / int64_t(sizeof(float));
-        const int64_t most = std::clamp<int64_t>(room / (line + 2 * other), 4, lines);
+        const int64_t room = second_level_cache() * 3 / 4 / int64_t(sizeof(float)), least = flat_ ? 4 : 2;
+        const int64_t most = std::max(std::min(lines, least), std::min(room / (line + 3 * other), lines));
         const int64_t bands = (lines + most - 1) / most;
         std::vector<Gathered> found(threads);
         const Window once{window_.kernel_h, window_.kernel_w, 1, 1, window_.dilation_h, window_.dilation_w};
@@ -139,7 +139,7 @@ private:
         // Places of the output whose taps may reach this band's input, its own and those above.
         const int64_t above = parity_ ? (window_.kernel_h - 1) / 2 : std::min(rows.first, reach_h_ / sh);
         const int64_t before = parity_ ? (window_.kernel_w - 1) / 2 : 0;
-        const int64_t places = parity_ ? (padding_.left + in.width + 1) / 2 : out.width;
+        const int64_t places = parity_ ? padding_.left / 2 + (in.width + 1) / 2 + 1 : out.width;
         const int64_t wide = before + std::max(places, out.width);
         const bool ends = rows.last == out.height;
         const int64_t from =
@@ -166,7 +166,7 @@ private:
         Buffer weight(by_tap_.get(),
                       {{0, c, 1}, {0, window_.kernel_w, c}, {0, window_.kernel_h, c * window_.kernel_w}});
         if (parity_)
-            by_parity(turned, wide, tall, weight, from + padding_.top - rows.first * 2, to - from, places,
+            by_parity(turned, wide, tall, weight, from + padding_.top - rows.first * 2, to - from,
                       wanted_.input + first * c);
         else {
             Buffer gradient(turned, {{0, c, 1}, {0, out.width, apart_}, {0, tall, wide * apart_}});
@@ -180,20 +180,23 @@ private:
         if (wanted_.sums) reduce(x_, wanted_.input, first, (to - from) * in.width, gathered);
     }
 
-    // The input's gradient at stride 2, made whole in scratch, for its first row or column may lie outside
-    // the image, and copied from there. `skip` rows of it lie above the image.
+    // The input's gradient at stride 2, two columns and two rows at a time. Where there are as many, it goes
+    // straight to its place, else by way of scratch. `skip` rows of it lie above the image.
     void by_parity(const float* turned, int64_t wide, int64_t tall, Buffer& weight, int64_t skip,
-                   int64_t height, int64_t places, float* input) const {
-        const int64_t c = channels_, width = x_.z().width, down = (skip + height + 1) / 2;
-        float* made = scratch<Spread>(4 * places * down * c);
-        Buffer gradient(turned, {{0, c, 1}, {0, wide, apart_}, {0, tall, wide * apart_}});
+                   int64_t height, float* input) const {
+        const int64_t c = channels_, width = x_.z().width;
+        const int64_t across = (width + 1) / 2, down = (skip + height + 1) / 2;
+        const bool straight = width % 2 == 0 && height % 2 == 0 && skip == 0;
+        float* made = straight ? input : scratch<Spread>(4 * across * down * c);
+        Buffer gradient(turned + padding_.left / 2 * apart_,
+                        {{0, c, 1}, {0, wide - padding_.left / 2, apart_}, {0, tall, wide * apart_}});
         Buffer target(
             made,
-            {{0, c, 1}, {0, 2, c}, {0, places, 2 * c}, {0, 2, 2 * places * c}, {0, down, 4 * places * c}});
-        check(parity_(gradient, weight, target));
+            {{0, c, 1}, {0, 2, c}, {0, across, 2 * c}, {0, 2, 2 * across * c}, {0, down, 4 * across * c}});
+        check(parity_(gradient, weight, padding_.left % 2 == 1, target));
+        if (straight) return;
         for (int64_t y = 0; y < height; y++)
-            std::memcpy(input + y * width * c, made + ((skip + y) * 2 * places + padding_.left) * c,
-                        width * c * sizeof(float));
+            std::memcpy(input + y * width * c, made + (skip + y) * 2 * across * c, width * c * sizeof(float));
     }
 
     // Adds one band's weights' gradient.
@@ -279,6 +282,7 @@ private:
 
 void train_backward(const float* weight, const Window& window, Padding padding, const Gradient& dz,
                     const Operand& x, const Wanted& wanted, int threads) {
+    expect_writes(wanted.input, x.pixels() * x.z().channels);
     Depthwisely(weight, window, padding, dz, x, wanted).run(threads);
 }
 
@@ -286,6 +290,7 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                     int threads) {
     const int64_t inputs = x.z().channels, outputs = dz.z().channels, pixels = x.pixels();
     const Matrix matrix(inputs, outputs);
+    expect_writes(wanted.input, pixels * inputs);
     const int64_t image_apart = spread(matrix.width), gradient_apart = spread(matrix.rows);
     const Pointwise back(weight, nullptr, outputs, inputs, "", threads, true);
     const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));

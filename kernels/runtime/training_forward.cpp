@@ -32,6 +32,7 @@ void train_forward(const Depthwise& layer, const Operand& x, Padding padding, fl
     const int64_t most =
         std::clamp<int64_t>((room - reach * line) / (stride * line + width * outputs), 2, height);
     const int64_t bands = (height + most - 1) / most;
+    expect_writes(out, image.batch * height * width * outputs);
     const Kernels& kernels = current_for(outputs);
     std::vector<Moments> found(threads, Moments(outputs));
     in_parts(threads, image.batch * bands, [&](int64_t part, Range tasks) {
@@ -59,6 +60,7 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
     const int64_t apart = spread(inputs), room = second_level_cache() / 2 / int64_t(sizeof(float));
     const int64_t fair = (pixels + threads - 1) / threads;
     const int64_t step = std::min(std::clamp<int64_t>(room / (apart + outputs), 96, 1536) / 12 * 12, fair);
+    expect_writes(out, pixels * outputs);
     const Kernels& kernels = current_for(outputs);
     std::vector<Moments> found(threads, Moments(outputs));
     in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
