@@ -79,8 +79,8 @@ def depthwise_input(isa: InstructionSet, size: int | None) -> tuple[hl.Func, lis
 
 
 def _by_parity(isa: InstructionSet, size: int) -> tuple[hl.Func, list]:
-    # gradient's first column and row are those of the reach: it lies (size - 1) // 2 before place 0. Where the
-    # image begins at an odd column of out (padding on the left), `odd`, out is written from there.
+    # gradient's first column and row are those of the reach: it lies (size - 1) // 2 before place 0. Where
+    # the image begins at an odd column of out (padding on the left), `odd`, out is written from there.
     c, x, y, px, py = (hl.Var(name) for name in ("c", "x", "y", "px", "py"))
     gradient, weight = hl.ImageParam(hl.Float(32), 3, "gradient"), hl.ImageParam(hl.Float(32), 3, "weight")
     odd = hl.Param(hl.Bool(), "odd")

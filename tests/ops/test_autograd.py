@@ -55,6 +55,62 @@ def test_gradients_are_those_of_the_parts(isa, layout, name):
         torch.testing.assert_close(ours, theirs)
 
 
+def _to_float64(run, inputs, tolerance=2e-6):
+    # Gradients of a random direction, against the same in float64.
+    leaves = [value for value in inputs if value is not None]
+    double = [None if value is None else value.detach().double().requires_grad_() for value in inputs]
+    got, want = run(*inputs), run(*double)
+    arriving = torch.randn_like(got)
+    ours = torch.autograd.grad(got, leaves, arriving)
+    theirs = torch.autograd.grad(want, [value for value in double if value is not None], arriving.double())
+    for mine, exact in zip(ours, theirs, strict=True):
+        assert mine.shape == exact.shape
+        assert (mine - exact).abs().max() <= tolerance * max(1, exact.abs().max())
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 17, 40, 96])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
+def test_gradients_of_windows_in_float64(isa, layout, channels, kernel):
+    for stride, dilation, padding in (
+        (1, 1, kernel // 2),
+        (2, 1, kernel // 2),
+        (2, 1, (0, 1, 2, 0)),
+        (3, 2, 4),
+    ):
+        x = _tensor(2, channels, 15, 13, layout=layout)
+        weight, bias = _tensor(channels, 1, kernel, kernel), _tensor(channels)
+
+        def run(x, weight, bias, window=(stride, padding, dilation)):
+            stride, padding, dilation = window
+            return ops.depthwise_conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation)
+
+        _to_float64(run, (x, weight, bias))
+
+
+@pytest.mark.parametrize("threads_", [1, 2])
+def test_gradients_of_matrices_in_float64(isa, layout, threads_):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_)
+    for inputs, outputs, size in ((1, 1, 1), (3, 17, 5), (16, 96, 9), (40, 24, 7), (65, 33, 12), (192, 5, 3)):
+        tensors = (_tensor(2, inputs, size, size, layout=layout), _tensor(outputs, inputs, 1, 1))
+        _to_float64(ops.pointwise_conv2d, (*tensors, _tensor(outputs)))
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_kernels_make_the_gradients(monkeypatch, create_graph):
+    from ninefold.ops import passes
+
+    calls = []
+    for name in ("depthwise_backward", "pointwise_backward"):
+        run = getattr(passes, name)
+        monkeypatch.setattr(passes, name, lambda *a, run=run, name=name: calls.append(name) or run(*a))
+    inputs = _tensor(2, 8, 6, 6), _tensor(8, 1, 3, 3), _tensor(5, 8, 1, 1)
+    out = ops.separable_conv2d(*inputs, padding=1, depthwise_activation="relu")
+    torch.autograd.grad(out.square().sum(), inputs, create_graph=create_graph)
+    assert calls == ([] if create_graph else ["pointwise_backward", "depthwise_backward"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_gradients_asked_for_are_made(name):
     sample = [

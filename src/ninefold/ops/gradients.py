@@ -1,6 +1,7 @@
-"""Gradients of the operators, by PyTorch's formulas: inputs are kept, what lies between is computed again.
+"""Gradients of the operators: inputs are kept, what lies between is computed again.
 
-Everything here is made of differentiable PyTorch operators, so that gradients of gradients are right too.
+A convolution's are made by the kernels (`library.convolution_backward`). Where gradients of gradients may be
+wanted, everything is made of differentiable PyTorch operators.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def separable_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
     if grad_filtered is not None:
         if ctx.depthwise_activation is not None:
             grad_filtered = ACTIVATIONS[ctx.depthwise_activation](grad_filtered, before)
-        grad_x, grad_dw, grad_db = convolution(
+        grad_x, grad_dw, grad_db = _convolution(
             grad_filtered, x, depthwise_weight, depthwise_bias, *first, (needs_x, needs_dw, needs_db)
         )
     residual = grad if ctx.needs_input_grad[10] else None
@@ -134,7 +135,34 @@ def _stage(
     if activation is not None:
         before = fallback.convolve(x, weight, bias, stride, padding, dilation, groups)
         grad = ACTIVATIONS[activation](grad, before)
-    return convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
+    return _convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
+
+
+def _convolution(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> Gradients:
+    geometry = stride, padding, dilation, groups
+    if torch.is_grad_enabled():
+        return convolution(grad, x, weight, bias, *geometry, needed)
+    needs_x, needs_weight, needs_bias = (bool(need) for need in needed)
+    grad_x = grad_weight = None
+    if needs_x or needs_weight:
+        grad_x, grad_weight = torch.ops.ninefold.convolution_backward(
+            grad, x, weight, *geometry, needs_x, needs_weight
+        )
+    return (
+        grad_x if needs_x else None,
+        grad_weight if needs_weight else None,
+        grad.sum((0, 2, 3)) if needs_bias else None,
+    )
 
 
 def convolution(

@@ -7,6 +7,7 @@ stride and dilation (h, w), padding (left, right, top, bottom). The result has t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 
@@ -148,6 +149,46 @@ def _separable_conv2d_fake(
     return _empty(x, (batch, pointwise_weight.shape[0], height, width))
 
 
+def _convolution_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kernels = backend.for_call(x, weight, grad.shape[1] * grad.shape[2] * grad.shape[3])
+    run = gradients.convolution
+    if kernels and grad.dtype is torch.float32 and grad.layout is torch.strided:
+        run = import_module("ninefold.ops.passes").convolution_backward
+    needed = (needs_x, needs_weight, False)
+    grad_x, grad_weight, _ = run(grad, x, weight, None, stride, padding, dilation, groups, needed)
+    return (
+        x.new_empty(0) if grad_x is None else _like(x, grad_x),
+        x.new_empty(0) if grad_weight is None else grad_weight.contiguous(),
+    )
+
+
+def _convolution_backward_fake(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)) if needs_x else x.new_empty(0),
+        weight.new_empty(weight.shape) if needs_weight else x.new_empty(0),
+    )
+
+
 def _output_shape(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -169,6 +210,15 @@ def _like(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
 def _empty(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+_LIBRARY.define(
+    f"convolution_backward(Tensor grad, Tensor x, Tensor weight, {_GEOMETRY}, SymInt groups, bool needs_x, "
+    "bool needs_weight) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.impl("convolution_backward", _convolution_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ninefold::convolution_backward", _convolution_backward_fake, lib=_LIBRARY)
 
 
 def _register(

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ninefold.ops import cpu
+from ninefold.ops import cpu, gradients
 from ninefold.ops.cpu import Pair, Sides, _kernels
 
 # Activations that are no clip: their derivative is multiplied into the gradient as soon as that is made.
 SLOPED = ("silu", "hardswish", "gelu", "gelu_tanh", "hardsigmoid", "sigmoid")
+
+
+FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,36 @@ def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[b
         weight.data_ptr(), dz.handle(), x.handle(), *_addresses(made), torch.get_num_threads()
     )
     return made
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    groups: int,
+    needed: tuple[bool, bool, bool],
+) -> gradients.Gradients:
+    """`gradients.convolution`, without a bias; in the kernels where they can, else in PyTorch."""
+    outputs, inputs, tall, wide = weight.shape
+    flat = (tall, wide, *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 0, 0, 1)
+    deep = groups == outputs == x.shape[1] >= FEWEST_CHANNELS and inputs == 1
+    if not (flat or deep):
+        return gradients.convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
+    read, arrived = Operand(_image(x)), _image(grad)
+    dz, needs = Gradient(Operand(arrived), arrived), (needed[1], needed[0])
+    if flat:
+        made = pointwise_backward(dz, read, weight, needs)
+    else:
+        made = depthwise_backward(dz, read, weight, stride, padding, dilation, needs)
+    return made.input, made.weight, None
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.detach().contiguous(memory_format=torch.channels_last)
 
 
 def apply(x: Operand, residual: Tensor | None = None) -> Tensor:

@@ -20,9 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ninefold.ops import backend, fallback
-
-FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
+from ninefold.ops import backend, fallback, gradients, passes
 
 Tensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -88,7 +86,9 @@ def supported(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) ->
         outputs = weight.shape[0]
         if stage.kind == "depthwise" and not (outputs == channels == stage.groups):
             return "a depth multiplier"
-        if outputs < FEWEST_CHANNELS or (channels < FEWEST_CHANNELS and stage.kind != "standard"):
+        if outputs < passes.FEWEST_CHANNELS or (
+            channels < passes.FEWEST_CHANNELS and stage.kind != "standard"
+        ):
             return "fewer channels than a vector"
         elements = max(elements, x.shape[2] * x.shape[3] * outputs)
         channels = outputs
@@ -152,8 +152,6 @@ class _Chain(torch.autograd.Function):
         found: list[tuple[Tensor, Tensor]],
         *flat: Tensor | None,
     ) -> Tensor:
-        from ninefold.ops import passes
-
         image = _dense(x)
         operand = passes.Operand(image)
         outputs, numbers = [], []
@@ -191,10 +189,10 @@ class _Chain(torch.autograd.Function):
         return parameters[0], gradient if needs_residual else None, None, None, None, *parameters[1:]
 
 
-def _forward(operand: Any, stage: Stage, tensors: Tensors, found: list[tuple[Tensor, Tensor]]) -> Any:
+def _forward(
+    operand: passes.Operand, stage: Stage, tensors: Tensors, found: list[tuple[Tensor, Tensor]]
+) -> passes.Operand:
     """One stage: convolve the operand; return the operand of the next, and add the statistics to `found`."""
-    from ninefold.ops import passes
-
     weight, bias, gamma, beta, running_mean, running_variance = tensors
     channels, normalisation = weight.shape[0], stage.normalisation
     batch = normalisation is not None and normalisation.batch_statistics
@@ -236,16 +234,15 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of x and of every tensor of every stage, those that are needed."""
-    from ninefold.ops import passes
 
-    def operand(index: int) -> Any:
+    def operand(index: int) -> passes.Operand:
         if index < 0:
             return passes.Operand(image)
         return passes.Operand(outputs[index].float(), numbers[index], stages[index].activation)
 
     made: list[Tensor | None] = [None] * len(needs)
     after, sums = operand(len(stages) - 1), None
-    arrived: Any = gradient
+    arrived: Tensor | None = gradient
     if after.numbers is not None:
         arrived, sums = passes.reduce(after, gradient)
     for index in reversed(range(len(stages))):
@@ -260,6 +257,7 @@ def _backward(
             turn, along_gamma, along_beta = passes.normalisation_backward(after, gamma, eps, sums, batch)
             made[6 * index + 2] = along_gamma if needs_gamma else None
             made[6 * index + 3] = along_beta if needs_beta else None
+        assert arrived is not None
         dz = passes.Gradient(after, arrived, turn)
         if needs_bias:
             made[6 * index + 1] = _bias(dz, sums, stage)
@@ -281,19 +279,19 @@ def _backward(
     return [arrived if needs_x else None, *made]
 
 
-def _bias(dz: Any, sums: Tensor | None, stage: Stage) -> Tensor:
+def _bias(dz: passes.Gradient, sums: Tensor | None, stage: Stage) -> Tensor:
     """The gradient of a convolution's bias; the batch's own mean takes every bias out again."""
-    if sums is None:
+    if sums is None or dz.turn is None:
         return dz.arrived.sum((0, 2, 3))
     if stage.normalisation is not None and stage.normalisation.batch_statistics:
         return torch.zeros(sums.shape[1])
     return (sums[0] * dz.turn[0]).float()
 
 
-def _standard(dz: Any, before: Any, weight: Tensor, stage: Stage, needed: tuple[bool, bool]) -> Any:
+def _standard(
+    dz: passes.Gradient, before: passes.Operand, weight: Tensor, stage: Stage, needed: tuple[bool, bool]
+) -> passes.Gradients:
     """A convolution that PyTorch differentiates, between images made whole."""
-    from ninefold.ops import gradients, passes
-
     arrived = dz.arrived if dz.turn is None else passes.turn(dz)
     geometry = stage.stride, stage.padding, stage.dilation, stage.groups
     needs_weight, needs_before = needed
@@ -308,9 +306,7 @@ def _standard(dz: Any, before: Any, weight: Tensor, stage: Stage, needed: tuple[
     return passes.Gradients(weights, along, sums)
 
 
-def _made(operand: Any) -> Tensor:
-    from ninefold.ops import passes
-
+def _made(operand: passes.Operand) -> Tensor:
     return operand.z if operand.numbers is None else passes.apply(operand)
 
 
