@@ -115,3 +115,14 @@ def test_the_brief_names_what_matters(report):
     ):
         assert told in text, told
     assert "to convert it: ninefold convert net" in text
+
+
+def test_reasons_are_gathered(report):
+    more = dataclasses.replace(report.blocks[2], names=("other",))
+    norm = dataclasses.replace(report.blocks[0], how="PyTorch", why="a norm", multiplications=1)
+    found = dataclasses.replace(report, blocks=(norm, *report.blocks, more)).reasons
+    assert {why: [block.names for block in blocks] for why, blocks in found.items()} == {
+        "a transposed convolution": [("=up</script><b>",), ("other",)],
+        "a norm": [("stem",)],
+    }
+    assert list(found) == ["a transposed convolution", "a norm"]

@@ -90,9 +90,9 @@ def _check_runs(network: Network, inputs: tuple[Any, ...]) -> None:
         ) from error
 
 
-def _convert_line(name: str) -> str | None:
+def _convert_line(name: str) -> str:
     if "convert" not in COMMANDS:
-        return None
+        return "ninefold.convert(model, example_inputs, calibration=images, terms=1)"
     return shlex.join(["ninefold", "convert", name]) + " --data FOLDER --terms 1 -o FOLDER"
 
 

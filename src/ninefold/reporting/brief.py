@@ -37,7 +37,7 @@ def brief(report: Report) -> RenderableType:
     if report.could_save and report.convert:
         parts.append(Text(f"to convert it: {report.convert}"))
     if report.unfused:
-        reasons = sorted({block.why for block in report.unfused})
+        reasons = (f"{why} ({len(blocks)})" for why, blocks in report.reasons.items())
         count = len(report.unfused)
         named = "1 layer runs" if count == 1 else f"{count} layers run"
         parts.append(Text(f"\n{named} in PyTorch: {'; '.join(reasons)}"))

@@ -251,6 +251,14 @@ class Report:
         return tuple(block for block in self.blocks if block.how == "PyTorch")
 
     @property
+    def reasons(self) -> dict[str, tuple[Block, ...]]:
+        """Why layers were left to PyTorch, and which; the reason with the most multiplications first."""
+        found: dict[str, tuple[Block, ...]] = {}
+        for block in self.unfused:
+            found[block.why] = (*found.get(block.why, ()), block)
+        return dict(sorted(found.items(), key=lambda each: -sum(block.multiplications for block in each[1])))
+
+    @property
     def together(self) -> Alone | None:
         """Ninefold's time of all `swaps`, each alone, in both forms; None for no swaps."""
         if not self.swaps:

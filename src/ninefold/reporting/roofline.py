@@ -143,15 +143,15 @@ def _roofs(scale: _Scale, machine: Machine) -> list[str]:
     across = scale.across(10 * scale.x[0]) - scale.across(scale.x[0])
     up = scale.up(scale.y[0]) - scale.up(10 * scale.y[0])
     angle = math.atan2(up, across)
-    at = math.sqrt(scale.x[0] * lowest)
     for index, (words, ridge) in enumerate(ends):
-        speed = at * machine.gflops / ridge
-        if speed > scale.y[0]:
-            away = -16 if index == len(ends) - 1 else 6
-            x = scale.across(at) - away * math.sin(angle)
-            y = scale.up(speed) - away * math.cos(angle)
-            turn = f' transform="rotate({-math.degrees(angle):.1f} {x:.1f} {y:.1f})"'
-            parts.append(_text(words, x, y, "soft halo", "middle", turn))
+        bandwidth = machine.gflops / ridge
+        begin = max(scale.x[0], scale.y[0] / bandwidth)
+        at = begin * (ridge / begin) ** (0.5 if index < len(ends) - 1 else 0.4)
+        away = -16 if index == len(ends) - 1 else 6
+        x = scale.across(at) - away * math.sin(angle)
+        y = scale.up(at * bandwidth) - away * math.cos(angle)
+        turn = f' transform="rotate({-math.degrees(angle):.1f} {x:.1f} {y:.1f})"'
+        parts.append(_text(words, x, y, "soft halo", "middle", turn))
     return parts
 
 

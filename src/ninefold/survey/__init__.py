@@ -47,6 +47,6 @@ def report(
         name=name,
         threads=threads,
         seconds=seconds,
-        convert="ninefold.convert(model, example_inputs)",
+        convert="ninefold.convert(model, example_inputs, calibration=images, terms=1)",
         command=f"ninefold.report({name}, example_inputs)",
     )
