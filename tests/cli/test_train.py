@@ -58,6 +58,8 @@ def test_it_trains(arguments, tmp_path):
     assert {"epoch", "step", "loss", "learning_rate", "validation_loss", "accuracy"} <= told(tmp_path)[
         0
     ].keys()
+    more = ninefold(*arguments, "--epochs", "3", "--resume", "--json")
+    assert [json.loads(line) for line in more.stdout.splitlines()] == told(tmp_path)[2:]
     again = CliRunner().invoke(main, [*arguments, "--epochs", "2"])
     assert again.exit_code == 2 and again.stderr.count("\n") == 1
     assert again.stderr.startswith("ninefold: error: `output` must not hold a run unless it is resumed, got")

@@ -118,7 +118,15 @@ def public() -> Iterator[str]:
 # Of `shape`, what a user meets; the rest are the checks of the other rooms.
 INSIDE = {
     f"ninefold.shape.{name}"
-    for name in ("integer", "pair", "resolve_padding", "check_activation", "check_residual", "numel")
+    for name in (
+        "integer",
+        "pair",
+        "resolve_padding",
+        "check_activation",
+        "check_computable",
+        "check_residual",
+        "numel",
+    )
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def give(
     workers: int,
     threads: int | None,
     resume: bool,
+    as_json: bool,
     settings: dict[str, Any],
 ) -> None:
     """Load, train, and say how it goes."""
@@ -40,7 +42,7 @@ def give(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(checked.seed)
             reset(len(data.classes))
-    with _told() as tell:
+    with _told(as_json) as tell:
         try:
             trainer.train(network.model, data, output, checked, resume=resume, workers=workers, tell=tell)
         except trainer.Interrupted as stopped:
@@ -49,7 +51,13 @@ def give(
 
 
 class _Lines(trainer.Tell):
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
     def result(self, values: dict[str, Any]) -> None:
+        if self._as_json:
+            click.echo(json.dumps(values))
+            return
         accuracy = f"  accuracy {values['accuracy']:.4f}" if "accuracy" in values else ""
         speed = f"  {values['images_per_second']:,.0f} images/s" if "images_per_second" in values else ""
         click.echo(f"epoch {values['epoch']}  loss {values['loss']:.4f}{accuracy}{speed}")
@@ -59,7 +67,8 @@ class _Lines(trainer.Tell):
 
 
 class _Live(_Lines):
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, as_json: bool) -> None:
+        super().__init__(as_json)
         self._progress = progress
         self._task = progress.add_task("", total=1.0)
 
@@ -72,11 +81,11 @@ class _Live(_Lines):
 
 
 @contextlib.contextmanager
-def _told() -> Any:
+def _told(as_json: bool) -> Any:
     console = Console(stderr=True)
     if not console.is_terminal or os.environ.get("RANK", "0") != "0":
-        yield _Lines()
+        yield _Lines(as_json)
         return
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        yield _Live(progress)
+        yield _Live(progress, as_json)

@@ -16,7 +16,7 @@ from ninefold.reporting import tables
 from ninefold.reporting.brief import brief
 from ninefold.reporting.facts import Report, Sight, check_output
 
-from . import COMMANDS, progress
+from . import progress
 
 if TYPE_CHECKING:
     from ninefold.models import Network
@@ -62,7 +62,7 @@ def look(
             name=network.name,
             threads=threads,
             seconds=seconds,
-            convert=_convert_line(name),
+            convert=_convert_line(name, weights),
             command=shlex.join(["ninefold", *sys.argv[1:]]),
             trained=network.trained,
             see=see,
@@ -90,10 +90,12 @@ def _check_runs(network: Network, inputs: tuple[Any, ...]) -> None:
         ) from error
 
 
-def _convert_line(name: str) -> str:
-    if "convert" not in COMMANDS:
+def _convert_line(name: str, weights: Path | None) -> str:
+    """What would make its standard convolutions separable; a file of a graph has no command for that."""
+    if Path(name).suffix.lower() in (".onnx", ".pt2"):
         return "ninefold.convert(model, example_inputs, calibration=images, terms=1)"
-    return shlex.join(["ninefold", "convert", name]) + " --data FOLDER --terms 1 -o FOLDER"
+    more = [] if weights is None else ["--weights", str(weights)]
+    return shlex.join(["ninefold", "convert", name, *more]) + " --data FOLDER --terms 1 -o FOLDER"
 
 
 def _sight(network: Network, photo: str, picture: Any, plain: Any, fast: Any) -> Sight | None:

@@ -10,27 +10,55 @@ import click
 @click.command()
 @click.argument("model")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="The folder of images.")
-@click.option("-o", "--output", default="run", show_default=True, type=click.Path(path_type=Path))
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    default="run",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The folder for checkpoint, metrics and model.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How often it sees each image.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Of each process.")
 @click.option(
     "--rate", "learning_rate", type=float, default=0.05, show_default=True, help="Highest learning rate."
 )
-@click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option("--decay", "weight_decay", type=float, default=1e-4, show_default=True)
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD.")
+@click.option("--decay", "weight_decay", type=float, default=1e-4, show_default=True, help="Of the weights.")
 @click.option("--warm-up", type=click.IntRange(min=0), default=1, show_default=True, help="Epochs.")
-@click.option("--label-smoothing", type=float, default=0.0, show_default=True)
+@click.option(
+    "--label-smoothing",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of a label that goes to all classes.",
+)
 @click.option("--size", type=click.IntRange(min=1), help="Of the images, instead of the network's own.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For weights and orders."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="A file of weights to begin with.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="That read images.")
 @click.option("--threads", type=click.IntRange(min=1), help="That compute.")
 @click.option("--activations", type=click.Choice(["float32", "bfloat16"]), help="Kept for the backward pass.")
 @click.option("--plain", is_flag=True, help="In PyTorch, without Ninefold's kernels.")
 @click.option("--synchronised", is_flag=True, help="Batch-norm over all processes (in PyTorch).")
-@click.option("--unreadable", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option(
+    "--unreadable",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What an image that cannot be read does.",
+)
 @click.option("--save-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line an epoch.")
 def command(
     model: str,
     data: Path,
@@ -41,6 +69,7 @@ def command(
     threads: int | None,
     plain: bool,
     resume: bool,
+    as_json: bool,
     **settings: object,
 ) -> None:
     """Train MODEL on a folder of images, and keep a checkpoint that an interruption cannot break.
@@ -65,5 +94,6 @@ def command(
         workers=workers,
         threads=threads,
         resume=resume,
+        as_json=as_json,
         settings={"fused": not plain, **settings},
     )
