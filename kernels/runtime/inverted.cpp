@@ -16,9 +16,9 @@ struct Whole;    // names the scratch of an expanded image that fits the cache
 
 } // namespace
 
-Inverted::Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise& projection)
-    : expansion_(expansion), depthwise_(depthwise), projection_(projection),
-      separable_(depthwise, projection) {
+Inverted::Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise* projection)
+    : expansion_(expansion), depthwise_(depthwise), projection_(projection) {
+    if (projection) separable_.emplace(depthwise, *projection);
     if (expansion.out_channels() != depthwise.in_channels())
         throw std::invalid_argument("the depthwise stage must take the channels that the expansion gives");
 }
@@ -28,7 +28,7 @@ void Inverted::run(const Image& image, Padding padding, const float* residual, f
     const Window& window = depthwise_.window();
     const int64_t height = window.output_height(image.height, padding);
     const int64_t width = window.output_width(image.width, padding);
-    const int64_t wide = expansion_.out_channels(), outputs = projection_.out_channels();
+    const int64_t wide = expansion_.out_channels(), outputs = out_channels();
     const int64_t pixels = image.height * image.width;
 
     // An expanded image that stays in the threads' caches is simpler made whole: no row of it is handled
@@ -39,8 +39,11 @@ void Inverted::run(const Image& image, Padding padding, const float* residual, f
             const int64_t first = n * height * width * outputs;
             expansion_.run(image.row(n, 0), image.stride, pixels, nullptr, nullptr, {expanded, wide},
                            threads);
-            separable_.run({expanded, 1, image.height, image.width, wide}, padding,
-                           residual ? residual + first : nullptr, out + first, threads);
+            const Image made{expanded, 1, image.height, image.width, wide};
+            if (separable_)
+                separable_->run(made, padding, residual ? residual + first : nullptr, out + first, threads);
+            else
+                depthwise_.run(made, padding, {out + first, outputs}, threads);
         }
         return;
     }
@@ -56,16 +59,17 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
     const int64_t height = window.output_height(image.height, padding);
     const int64_t width = window.output_width(image.width, padding);
     const int64_t wide = expansion_.out_channels(), hidden = depthwise_.out_channels();
-    const int64_t outputs = projection_.out_channels(), apart = spread(hidden);
+    const int64_t outputs = out_channels(), apart = spread(hidden);
     const int64_t stride = window.stride_h, reach = int64_t(window.dilation_h) * (window.kernel_h - 1) + 1;
     const int64_t line = image.width * wide;
 
     // As many rows at a time as leave room in the cache for weights; two at least, for the filter shares
     // their loads.
     const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));
-    const int64_t step = std::max<int64_t>(2, (room - reach * line) / (stride * line + width * apart));
+    const int64_t step =
+        std::max<int64_t>(2, (room - reach * line) / (stride * line + (projection_ ? width * apart : 0)));
     float* expanded = scratch<Wide>(((step - 1) * stride + reach) * line);
-    float* filtered = scratch<Filtered>(step * width * apart);
+    float* filtered = projection_ ? scratch<Filtered>(step * width * apart) : nullptr;
     Range held{0, 0}; // the rows of the expanded image that `expanded` has
     for (int64_t y0 = y.first; y0 < y.last; y0 += step) {
         const int64_t count = std::min(step, y.last - y0), above = y0 * stride - padding.top;
@@ -84,11 +88,15 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
         const int64_t top = needed.first - above;
         const int64_t bottom = (count - 1) * stride + reach - top - needed.size();
         const Padding around{padding.left, padding.right, int(top), int(bottom)};
-        depthwise_.filter({expanded, needed.size(), image.width, wide}, around, {0, count}, width,
-                          {0, hidden}, filtered, apart);
+        const Depthwise::Plane plane{expanded, needed.size(), image.width, wide};
         const int64_t first = (n * height + y0) * width * outputs;
-        projection_.panels(filtered, apart, count * width, residual ? residual + first : nullptr,
-                           {out + first, outputs}, 0, projection_.panel_count());
+        if (!projection_) {
+            depthwise_.filter(plane, around, {0, count}, width, {0, hidden}, out + first, outputs);
+            continue;
+        }
+        depthwise_.filter(plane, around, {0, count}, width, {0, hidden}, filtered, apart);
+        projection_->panels(filtered, apart, count * width, residual ? residual + first : nullptr,
+                            {out + first, outputs}, 0, projection_->panel_count());
     }
 }
 

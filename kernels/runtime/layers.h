@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -195,15 +196,18 @@ private:
 };
 
 // Pointwise (expansion), depthwise, pointwise (projection): MobileNetV2's inverted residual, its wide image
-// never leaving the cache.
+// never leaving the cache. Without the projection (null) it ends with the depthwise stage, as it must where
+// a squeeze-and-excitation stands between them.
 class Inverted {
 public:
-    Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise& projection);
+    Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise* projection);
 
     // residual (or null) and out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
 
-    int64_t out_channels() const { return projection_.out_channels(); }
+    int64_t out_channels() const {
+        return projection_ ? projection_->out_channels() : depthwise_.out_channels();
+    }
     const Window& window() const { return depthwise_.window(); }
 
 private:
@@ -212,8 +216,8 @@ private:
 
     const Pointwise& expansion_;
     const Depthwise& depthwise_;
-    const Pointwise& projection_;
-    Separable separable_;
+    const Pointwise* projection_;
+    std::optional<Separable> separable_;
 };
 
 // Bytes of a core's second-level cache, or a guess.

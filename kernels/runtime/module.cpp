@@ -240,7 +240,8 @@ NB_MODULE(_kernels, m) {
             },
             unlocked);
     nb::class_<Inverted>(m, "Inverted")
-        .def(nb::init<const Pointwise&, const Depthwise&, const Pointwise&>(), nb::keep_alive<1, 2>(),
+        .def(nb::init<const Pointwise&, const Depthwise&, const Pointwise*>(), nb::arg("expansion"),
+             nb::arg("depthwise"), nb::arg("projection").none(), nb::keep_alive<1, 2>(),
              nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
         .def(
             "run",

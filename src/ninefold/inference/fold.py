@@ -23,7 +23,7 @@ def pack(source: GraphModule, block: Block) -> nn.Module:
 def _kernel(source: GraphModule, block: Block) -> packed.Packed:
     if len(block.stages) == 1:
         return _single(source, block.stages[0])
-    if len(block.stages) == 3:
+    if not block.stages[0].is_depthwise:
         return packed.Inverted(*(_single(source, stage) for stage in block.stages))
     first, last = block.stages
     shape = first.shape

@@ -1,9 +1,9 @@
 """Which parts of an exported graph one kernel can do: convolutions with what surrounds them, and pairs.
 
 A stage is [pad] → convolution → [batch-norm or constant scale ...] → [activation]. A block is a stage, or a
-depthwise stage and the pointwise stage that is its only user, perhaps with the pointwise stage before them
-(an inverted residual), and then perhaps the addition of a residual. Every value inside a block has exactly
-one user.
+depthwise stage with the pointwise stage that is its only user, or the one whose only user it is, or both (an
+inverted residual), and then perhaps the addition of a residual. Every value inside a block has exactly one
+user.
 """
 
 from __future__ import annotations
@@ -273,16 +273,16 @@ def activation_called(name: str, given: dict[str, Any]) -> str | None:
 
 
 def _chain(stage: Stage, stages: dict[Node, Stage]) -> tuple[Stage, ...]:
-    """The stage and those that run as one with it: depthwise, pointwise, perhaps with a pointwise before."""
+    """The stage and those that run as one with it: a depthwise one with a pointwise before, after or both."""
     second = _stage_after(stage, stages)
     if second is None:
         return (stage,)
     if stage.is_depthwise and second.shape.is_pointwise:
         return stage, second
-    third = _stage_after(second, stages)
-    if third is None or not (stage.shape.is_pointwise and third.shape.is_pointwise):
+    if not (stage.shape.is_pointwise and second.is_depthwise and second.shape.multiplier == 1):
         return (stage,)
-    return (stage, second, third) if second.is_depthwise and second.shape.multiplier == 1 else (stage,)
+    third = _stage_after(second, stages)
+    return (stage, second, third) if third is not None and third.shape.is_pointwise else (stage, second)
 
 
 def _stage_after(stage: Stage, stages: dict[Node, Stage]) -> Stage | None:

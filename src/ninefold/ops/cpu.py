@@ -134,6 +134,7 @@ class Separable:
             stages[1].data_ptr(), at[1], hidden, self.out_channels, activation or "", torch.get_num_threads()
         )
         self.kernel = _kernels.Separable(filtering, combining)
+        self.adds = True
 
     def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
         """Convolve x (batch, C, H, W); the result is channels-last."""
@@ -141,16 +142,20 @@ class Separable:
 
 
 class Inverted:
-    """A pointwise, a depthwise and a pointwise convolution as one call: MobileNetV2's inverted residual."""
+    """A pointwise, a depthwise and perhaps a pointwise convolution as one call: an inverted residual."""
 
-    def __init__(self, expansion: Convolution, depthwise: Convolution, projection: Convolution) -> None:
-        self.out_channels = projection.out_channels
+    def __init__(
+        self, expansion: Convolution, depthwise: Convolution, projection: Convolution | None
+    ) -> None:
+        self.out_channels = (projection or depthwise).out_channels
         self.kernel_size, self.stride, self.dilation = (
             depthwise.kernel_size,
             depthwise.stride,
             depthwise.dilation,
         )
-        self.kernel = _kernels.Inverted(expansion.kernel, depthwise.kernel, projection.kernel)
+        last = None if projection is None else projection.kernel
+        self.kernel = _kernels.Inverted(expansion.kernel, depthwise.kernel, last)
+        self.adds = projection is not None
 
     def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
         """Convolve x (batch, C, H, W); the result is channels-last."""
@@ -163,10 +168,10 @@ def _fused(layer: Separable | Inverted, x: Tensor, padding: Sides, residual: Ten
     out = _empty(n, layer.out_channels, *_output_size(layer, h, w, padding))
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    added = 0 if residual is None else residual.data_ptr()
+    added = 0 if residual is None or not layer.adds else residual.data_ptr()
     sides = _kernels.Padding(*padding)
     layer.kernel.run(x.data_ptr(), n, h, w, c, sides, added, out.data_ptr(), torch.get_num_threads())
-    return out
+    return out if residual is None or layer.adds else out.add_(residual)
 
 
 def conv2d(

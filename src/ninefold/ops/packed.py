@@ -141,10 +141,11 @@ class Inverted(Packed):
     """Pointwise, depthwise, pointwise as one kernel: MobileNetV2's inverted residual.
 
     x (batch, C, H, W) → (batch, N, H', W'), an activation after each stage. `residual`, of the output's
-    shape, is added after the last.
+    shape, is added after the last. Without a projection it ends with the depthwise stage: where a
+    squeeze-and-excitation stands between them.
     """
 
-    def __init__(self, expansion: Conv2d, depthwise: Conv2d, projection: Conv2d) -> None:
+    def __init__(self, expansion: Conv2d, depthwise: Conv2d, projection: Conv2d | None = None) -> None:
         super().__init__()
         self.expansion, self.depthwise, self.projection = expansion, depthwise, projection
         self.padding = depthwise.padding
@@ -152,9 +153,12 @@ class Inverted(Packed):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
         if backend.for_call(x, self.expansion.weight) is None:
+            if self.projection is None:
+                return self.depthwise(self.expansion(x), residual)
             return self.projection(self.depthwise(self.expansion(x)), residual)
         out: Tensor = self.kernel(x, self.padding, residual)
         return out
 
     def _pack(self) -> cpu.Inverted:
-        return cpu.Inverted(self.expansion.kernel, self.depthwise.kernel, self.projection.kernel)
+        last = None if self.projection is None else self.projection.kernel
+        return cpu.Inverted(self.expansion.kernel, self.depthwise.kernel, last)

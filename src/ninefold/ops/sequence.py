@@ -233,7 +233,10 @@ def _add(plan: Any, step: Step, operands: list[int], gate: int | None) -> int:
     if isinstance(step.layer, Separable):
         return int(plan.separable(kernel, padding, x, residual))
     if isinstance(step.layer, Inverted):
-        return int(plan.inverted(kernel, padding, x, residual))
+        if step.layer.projection is not None:
+            return int(plan.inverted(kernel, padding, x, residual))
+        out = int(plan.inverted(kernel, padding, x, None))
+        return out if residual is None else int(plan.add(out, residual))
     if isinstance(kernel, cpu._kernels.Pointwise):
         return int(plan.pointwise(kernel, x, residual, gate))
     make = plan.depthwise if isinstance(kernel, cpu._kernels.Depthwise) else plan.conv2d
