@@ -223,6 +223,9 @@ private:
 // Bytes of a core's second-level cache, or a guess.
 int64_t second_level_cache();
 
+// Bytes of the last-level cache, which the cores share, or a guess.
+int64_t last_level_cache();
+
 // The two limits of this machine. Operations a second with every thread busy, and bytes a second read plus
 // written over arrays of `bytes` in all per thread.
 double fma_peak(int threads, double seconds);

@@ -111,13 +111,58 @@ Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
     return layout;
 }
 
+// As many images as leave the values between inputs and outputs room in the last cache, beside the weights:
+// eight at once took ConvNeXt-Atto 1.12 times as long, MobileNetV1 1.07, as one after another; for
+// MobileNetV2 and V3, whose values are small, eight share their weights. Every operation computes image by
+// image.
+int64_t Plan::images_at_once(std::vector<Shape> inputs) {
+    const int64_t batch = inputs.empty() ? 0 : inputs[0].batch;
+    for (Shape& shape : inputs) {
+        if (shape.batch != batch) return 0;
+        shape.batch = 1;
+    }
+    if (batch < 2) return batch;
+    return std::clamp<int64_t>(last_level_cache() / 4 / std::max<int64_t>(1, arena_bytes(inputs)), 1, batch);
+}
+
 void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison,
                std::vector<double>* seconds) {
     std::vector<Shape> shapes;
     for (const Image& image : inputs)
         shapes.push_back({image.batch, image.height, image.width, image.channels});
-    const Layout& found = layout(shapes);
     if (outputs.size() != outputs_.size()) throw std::invalid_argument("wrong number of outputs");
+    const int64_t most = images_at_once(shapes);
+    if (most == 0 || most >= shapes[0].batch) {
+        run_together(inputs, outputs, threads, poison, seconds);
+        return;
+    }
+    const int64_t batch = shapes[0].batch, parts = (batch + most - 1) / most;
+    const std::vector<Shape> results = this->shapes(shapes);
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t first = part * batch / parts, last = (part + 1) * batch / parts;
+        std::vector<Image> some = inputs;
+        for (Image& image : some) {
+            image.data = image.row(first, 0);
+            image.batch = last - first;
+        }
+        std::vector<float*> to = outputs;
+        for (size_t i = 0; i < to.size(); i++)
+            to[i] += first * (results[i].numbers() / batch);
+        std::vector<double> spent;
+        run_together(some, to, threads, poison, seconds ? &spent : nullptr);
+        if (!seconds) continue;
+        seconds->resize(spent.size(), 0.0);
+        for (size_t i = 0; i < spent.size(); i++)
+            (*seconds)[i] += spent[i];
+    }
+}
+
+void Plan::run_together(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,
+                        bool poison, std::vector<double>* seconds) {
+    std::vector<Shape> shapes;
+    for (const Image& image : inputs)
+        shapes.push_back({image.batch, image.height, image.width, image.channels});
+    const Layout& found = layout(shapes);
 
     // An arena of its own for each call that runs at the same time.
     std::pair<int64_t, Floats> arena{0, nullptr};

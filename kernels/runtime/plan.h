@@ -71,6 +71,9 @@ private:
         int64_t size = 0;
     };
     const Layout& layout(const std::vector<Shape>& inputs);
+    int64_t images_at_once(std::vector<Shape> inputs);
+    void run_together(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,
+                      bool poison, std::vector<double>* seconds);
     Layout arrange(const std::vector<Shape>& inputs) const;
     void settle(Layout& layout) const;
     bool may_move_in(int value) const;

@@ -32,6 +32,18 @@ int64_t second_level_cache() {
     return bytes;
 }
 
+int64_t last_level_cache() {
+    static const int64_t bytes = [] {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+        // No more than one group of cores shares, whatever a virtual machine says of its host: 320 MB for 32.
+        const long found = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        if (found > 0) return std::min<int64_t>(found, 32 << 20);
+#endif
+        return int64_t(16 * 1024 * 1024);
+    }();
+    return bytes;
+}
+
 Separable::Separable(const Depthwise& depthwise, const Pointwise& pointwise)
     : depthwise_(depthwise), pointwise_(pointwise) {
     if (depthwise.out_channels() != pointwise.in_channels())
