@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench curve peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench bench-convert curve peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -56,6 +56,9 @@ bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's lim
 	@$(BIN)/python benchmarks/ops.py --write $(ARGS)
 	@$(BIN)/python benchmarks/inference.py --write $(ARGS)
 	@$(BIN)/python benchmarks/training.py --write
+
+bench-convert: $(STAMPS)/package  ## Networks trained on Fashion-MNIST, converted, distilled, three seeds; takes an hour
+	@$(BIN)/python benchmarks/convert.py --write $(ARGS)
 
 curve: $(STAMPS)/package  ## Fashion-MNIST learnt in fused chains and in PyTorch, three seeds each way; takes an hour
 	@$(BIN)/python benchmarks/curve.py --write $(ARGS)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,21 @@ def test_a_folder_of_photographs_and_epochs(net: str, photos: Path, tmp_path: Pa
     assert "the weights are random" in result.stdout
     assert "distilling, epoch 2 of 2" in result.stderr
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"conversion.json", "weights.safetensors"}
+
+
+def test_two_processes_share_the_distillation(net: str, photos: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ninefold"]
+    chosen = ["--images", "4", "--batch", "2", "--epochs", "2", "--seconds", "0"]
+    done = subprocess.run(
+        [sys.executable, *launch, "convert", net, "--data", photos, *chosen, "-o", tmp_path / "made"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("saved: ") == 1 and "distilled" in done.stdout
+    assert (tmp_path / "made" / "conversion.json").is_file()
 
 
 def test_without_data_singular_values_decide(net: str) -> None:

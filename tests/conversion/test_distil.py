@@ -44,6 +44,16 @@ def test_the_student_comes_closer_and_the_teacher_stays(teacher: nn.Module, feat
     assert not closer.training and not any(module._forward_hooks for module in closer.modules())
 
 
+def test_the_training_kernels_learn_the_same(teacher: nn.Module) -> None:
+    x = torch.randn(32, 2, 8, 8)
+    student = convert(teacher, x, x, 2).model
+    losses = [
+        distil(copy.deepcopy(student), teacher, x.split(16), epochs=2, layers=["3"], fused=fused)
+        for fused in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_singular_values_alone_are_what_convert_makes_without_data(teacher: nn.Module) -> None:
     x = torch.randn(16, 2, 8, 8)
     fitted = convert(teacher, x, x, 2)

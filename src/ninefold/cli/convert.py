@@ -32,6 +32,7 @@ _NUMBERS = "One number, or one per channel with commas between"
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures in a batch."
 )
 @click.option("--rate", type=float, default=3e-3, show_default=True, help="Learning rate, in distilling.")
+@click.option("--fused", is_flag=True, help="Distil in Ninefold's training kernels.")
 @click.option("--weights", type=_FILE, help="Its weights: .safetensors, or .pth and the like without code.")
 @click.option("--mean", help=f"To subtract from values of 0 to 1. {_NUMBERS}.  [default: MODEL's own]")
 @click.option("--deviation", help=f"To divide by after that. {_NUMBERS}.  [default: MODEL's own]")
@@ -58,6 +59,8 @@ def command(model: str, **chosen: Any) -> None:
     puts trained weights into it. With --data the terms are fitted to what the network computes on pictures of
     it, and accuracy is taken on others: a folder's test part, or what --images leaves over. Without, singular
     values alone decide, which at one term ruins a network.
+
+    Under torchrun several processes share the distillation.
 
     \b
     Example: ninefold convert digit-recognizer --data digits --terms 1 -o digits-separable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ def transform(
     epochs: int,
     batch: int,
     rate: float,
+    fused: bool,
     weights: Path | None,
     mean: str | None,
     deviation: str | None,
@@ -60,17 +62,18 @@ def transform(
             raise ImportError("converting a network needs PyTorch: pip install 'ninefold[torch]'") from None
         from ninefold import models
         from ninefold.conversion import convert, distil, singular_values_alone, timed
+        from ninefold.trainer.processes import joined
 
         if threads is not None:
             torch.set_num_threads(threads)
         network = models.load(model, weights)
-        examples = network.examples
-        source = _Data(data, _preparation(network, mean, deviation), images, epochs, batch, seed)
-
+        preparation = _preparation(network, mean, deviation)
+    with joined() as group, progress.steps() if group.first else nullcontext(progress.Steps()) as steps:
+        source = _Data(data, preparation, images, epochs, batch, seed, shared=group.size > 1)
         tell = _teller(steps)
         found = convert(
             network.model,
-            examples,
+            network.examples,
             source.calibration,
             terms,
             budget=budget,
@@ -80,7 +83,7 @@ def transform(
             progress=tell,
         )
         accuracies = {}
-        if source.test is not None:
+        if source.test is not None and group.first:
             steps.step(f"testing on {source.tested} pictures")
             accuracies["original"] = _accuracy(network.model, source.test)
             alone = singular_values_alone(found, network.model)
@@ -88,7 +91,6 @@ def transform(
             stage = "converted" if not epochs else "calibrated"
             accuracies[stage] = _accuracy(found.model, source.test)
         if epochs:
-            assert source.training is not None
             distil(
                 found.model,
                 network.model,
@@ -96,13 +98,18 @@ def transform(
                 epochs=epochs,
                 layers=tuple(found.choices),
                 learning_rate=rate,
+                fused=fused,
                 progress=tell,
             )
-            if source.test is not None:
-                steps.step(f"testing on {source.tested} pictures")
-                accuracies["distilled"] = _accuracy(found.model, source.test)
+        if not group.first:
+            return
+        if epochs and source.test is not None:
+            steps.step(f"testing on {source.tested} pictures")
+            accuracies["distilled"] = _accuracy(found.model, source.test)
         if seconds:
-            found = timed(found, network.model, examples, threads=threads, seconds=seconds, progress=tell)
+            found = timed(
+                found, network.model, network.examples, threads=threads, seconds=seconds, progress=tell
+            )
         found = replace(found, accuracies=accuracies)
         if output is not None:
             found.save(output)
@@ -130,8 +137,17 @@ class _Data:
     """Pictures to calibrate on, to distil on and to test on; the last two never meet."""
 
     def __init__(
-        self, data: str | None, preparation: Preparation, images: int, epochs: int, batch: int, seed: int
+        self,
+        data: str | None,
+        preparation: Preparation,
+        images: int,
+        epochs: int,
+        batch: int,
+        seed: int,
+        *,
+        shared: bool,
     ) -> None:
+        """With `shared`, torchrun's processes divide what is learnt from among them."""
         self.calibration: Any = None
         self.training: Any = None
         self.test: Any = None
@@ -139,7 +155,7 @@ class _Data:
         if data is None:
             return
         import torch
-        from torch.utils.data import DataLoader, Subset
+        from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset
 
         from ninefold import datasets
 
@@ -159,7 +175,12 @@ class _Data:
             self.tested = min(len(test), _TESTED)
             self.test = DataLoader(Subset(test, range(self.tested)), batch)
         self.calibration = DataLoader(Subset(first, kept[:images]), batch)
-        self.training = DataLoader(Subset(first, kept), batch, shuffle=True, generator=generator)
+        learnt_from = Subset(first, kept)
+        sampler: Any = RandomSampler(learnt_from, generator=generator)
+        if shared:
+            sampler = DistributedSampler(learnt_from, seed=seed)
+        # A last batch of one picture would have no variance.
+        self.training = DataLoader(learnt_from, batch, sampler=sampler, drop_last=len(kept) >= batch)
 
 
 def _preparation(network: Network, mean: str | None, deviation: str | None) -> Preparation:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional
 
 from ninefold.conversion.survey import evaluating
 from ninefold.shape import integer
+from ninefold.training import for_training, restore
 
 
 def distil(
@@ -31,6 +33,7 @@ def distil(
     learning_rate: float = 3e-3,
     temperature: float = 4.0,
     features: float = 0.1,
+    fused: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[float]:
     """Train `student` in place to answer as `teacher` does, and return each epoch's mean loss.
@@ -38,7 +41,10 @@ def distil(
     `data` yields batches of inputs, or tuples that begin with one; labels are not used. `layers` name the
     converted layers, whose outputs count `features` times as much as the answers. Adam, its rate falling from
     `learning_rate` to 0 along a cosine. `teacher` is run in eval mode and not changed; `student` ends in the
-    modes it came in.
+    modes it came in. `fused` runs it in Ninefold's training kernels (`for_training`) meanwhile.
+
+    Where torch.distributed is initialised, each process gives its own share of the data, in batches as many
+    as the others': gradients are averaged, and all end with the first one's student.
 
     Raises ValueError for numbers that cannot be, for data without a batch and for a loss that is not finite.
     """
@@ -55,9 +61,14 @@ def distil(
     got: dict[str, Tensor] = {}
     aim: dict[str, Tensor] = {}
     watching = _watched(student, layers, got), _watched(teacher, layers, aim)
-    with _training(student), evaluating(teacher), watching[0], watching[1]:
+    running = _in_kernels(student) if fused else nullcontext()
+    _share(student)
+    with _training(student), evaluating(teacher), running, watching[0], watching[1]:
         for epoch in range(epochs):
             total = seen = 0.0
+            begin = getattr(getattr(data, "sampler", None), "set_epoch", None)
+            if begin is not None:
+                begin(epoch)
             for step, batch in enumerate(data):
                 share = (epoch + (step / batches if batches else 0)) / epochs
                 for group in optimiser.param_groups:
@@ -74,6 +85,7 @@ def distil(
                     )
                 optimiser.zero_grad()
                 loss.backward()
+                _average(trained)
                 optimiser.step()
                 total, seen = total + float(loss.detach()) * len(x), seen + len(x)
                 if progress:
@@ -81,7 +93,39 @@ def distil(
             if not seen:
                 raise ValueError("`data` must yield at least one image, got none")
             losses.append(total / seen)
+    _share(student)
     return losses
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _average(parameters: Sequence[nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients."""
+    count = _processes()
+    if count == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= count
+
+
+def _share(model: nn.Module) -> None:
+    """Give every process the first one's weights and statistics."""
+    if _processes() > 1:
+        for value in model.state_dict().values():
+            dist.broadcast(value, src=0)
+
+
+@contextmanager
+def _in_kernels(model: nn.Module) -> Iterator[None]:
+    try:
+        for_training(model)
+        yield
+    finally:
+        restore(model)
 
 
 def soft_labels(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
