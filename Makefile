@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench bench-convert curve peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench bench-convert curve reports peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -62,6 +62,8 @@ bench-convert: $(STAMPS)/package  ## Networks trained on Fashion-MNIST, converte
 
 curve: $(STAMPS)/package  ## Fashion-MNIST learnt in fused chains and in PyTorch, three seeds each way; takes an hour
 	@$(BIN)/python benchmarks/curve.py --write $(ARGS)
+reports: $(STAMPS)/package  ## ninefold report on six networks and files, totals held against PyTorch's; build/reports
+	@$(BIN)/python benchmarks/reports.py $(ARGS)
 
 peers: $(STAMPS)/environment  ## ONNX Runtime, OpenVINO, ncnn and ExecuTorch, for make bench to compare with
 	@$(PIP) install $(HOLD_TORCH) --requirement environments/peers.txt

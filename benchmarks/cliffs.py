@@ -174,8 +174,14 @@ def figures(results: list[Result], worst: int) -> str:
 @click.option("--seconds", default=0.02, show_default=True, help="For each shape, ten times that in doubt.")
 @click.option("--worst", type=click.IntRange(min=1), default=30, show_default=True, help="Rows of the table.")
 @click.option("--write", is_flag=True, help="Keep page and data in benchmarks/results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def main(
-    threads: tuple[int, ...], operators: tuple[str, ...], seconds: float, worst: int, write: bool
+    threads: tuple[int, ...],
+    operators: tuple[str, ...],
+    seconds: float,
+    worst: int,
+    write: bool,
+    as_json: bool,
 ) -> None:
     """Measure the grid with every number of threads."""
     measure.keep_memory()
@@ -195,7 +201,10 @@ def main(
         f"# No cliffs\n\n`{page.command()}`\n\nA shape falls off where Ninefold is more than 10 % and more "
     )
     title += "than 15 µs slower than PyTorch's faster layout; the operators pack their weights at each call."
-    page.publish("cliffs", "\n\n".join([title, *parts, page.circumstances(machines)]), write=write)
+    text = "\n\n".join([title, *parts, page.circumstances(machines)])
+    page.publish("cliffs", text, write=write, show=not as_json)
+    if as_json:
+        print(page.as_json(machines, results=kept))
     if write:
         page.keep_data("cliffs", machines, results=kept)
 

@@ -121,7 +121,10 @@ def _words(layer: ops.Layer) -> str:
 @click.option("--library", "chosen", type=click.Choice(list(LIBRARIES)), multiple=True, help="Only these.")
 @click.option("--seconds", default=0.5, show_default=True, help="Of each library, on each shape.")
 @click.option("--write", is_flag=True, help="Keep page, plot and data in benchmarks/results.")
-def main(threads: tuple[int, ...], shapes: str, chosen: tuple[str, ...], seconds: float, write: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def main(
+    threads: tuple[int, ...], shapes: str, chosen: tuple[str, ...], seconds: float, write: bool, as_json: bool
+) -> None:
     """Measure every shape with every number of threads."""
     asked = [name for name in LIBRARIES if not chosen or name in (*chosen, NINEFOLD)]
     absent = {name: LIBRARIES[name].missing for name in asked if LIBRARIES[name].missing}
@@ -141,10 +144,13 @@ def main(threads: tuple[int, ...], shapes: str, chosen: tuple[str, ...], seconds
     for result in results:
         notes += [f"- no time for {name} on {result.layer}: {why}" for name, why in result.failed.items()]
     title = f"# The promise kept, {shapes}, float32, batch 1\n\n`{page.command()}`\n\n![plot](promise.svg)"
-    page.publish("promise", "\n\n".join([title, *parts, "\n".join(notes)]), write=write)
+    page.publish("promise", "\n\n".join([title, *parts, "\n".join(notes)]), write=write, show=not as_json)
+    data = [asdict(result) for result in results]
+    if as_json:
+        print(page.as_json(machines, results=data))
     if write:
         page.keep("promise.svg", drawing(results, names))
-        page.keep_data("promise", machines, results=[asdict(result) for result in results])
+        page.keep_data("promise", machines, results=data)
 
 
 if __name__ == "__main__":

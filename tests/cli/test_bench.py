@@ -37,3 +37,9 @@ def test_an_unknown_benchmark_is_one_line() -> None:
     assert (
         result.exit_code == 2 and "'games' is not one of" in result.stderr and result.stderr.count("\n") == 1
     )
+
+
+@pytest.mark.parametrize("which", bench.BENCHMARKS)
+def test_every_benchmark_can_print_json(which: str) -> None:
+    program = bench._FOLDER / f"{which}.py"
+    assert '@click.option("--json", "as_json", is_flag=True' in program.read_text(encoding="utf-8")
