@@ -48,6 +48,9 @@ public:
         reach_h_ = int64_t(window.dilation_h) * (window.kernel_h - 1);
         reach_w_ = int64_t(window.dilation_w) * (window.kernel_w - 1);
         flat_ = window.stride_h == 1 && window.stride_w == 1;
+        // Small images, and pixels that collide in the cache, are quicker copied: 512 channels at 14×14 took
+        // 0.26 ms bare and 0.18 copied, 128 at 56×56 1.07 and 1.63.
+        bare_ = x.plain() && dz.plain() && apart_ == channels_ && dz.z().width >= 12;
         turned_ = allocate(channels_ * taps_); // (C, 1, kh, kw), each filter turned by 180°
         by_tap_ = allocate(channels_ * taps_); // (kh, kw, C)
         for (int64_t c = 0; c < channels_; c++)
@@ -85,9 +88,13 @@ public:
             for (int64_t task = tasks.first; task < tasks.last; task++) {
                 const int64_t n = task / bands, band = task % bands;
                 const Range rows{band * lines / bands, (band + 1) * lines / bands};
-                if (flat_)
+                if (flat_) {
+                    // The weights' gradient goes by rows of the output, the input's by those of the input.
+                    const int64_t height = dz_.z().height;
+                    if (bare_ && wanted_.weight)
+                        weigh_bare(n, {band * height / bands, (band + 1) * height / bands}, gathered);
                     flat(n, rows, back, gathered);
-                else
+                } else
                     strided(n, rows, gathered);
             }
         });
@@ -96,7 +103,8 @@ public:
             merge(found, &Gathered::weight, sum);
             for (int64_t c = 0; c < channels_; c++)
                 for (int64_t t = 0; t < taps_; t++)
-                    wanted_.weight[c * taps_ + t] = float(sum[(flat_ ? taps_ - 1 - t : t) * channels_ + c]);
+                    wanted_.weight[c * taps_ + t] =
+                        float(sum[(flat_ && !bare_ ? taps_ - 1 - t : t) * channels_ + c]);
         }
         if (wanted_.sums) {
             std::vector<double> sum(2 * channels_);
@@ -112,10 +120,19 @@ private:
         const Image& in = x_.z();
         const int64_t c = channels_, tall = rows.size() + reach_h_, wide = in.width + reach_w_;
         const int64_t top = rows.first + padding_.top - reach_h_, left = padding_.left - reach_w_;
+        const int64_t start = (n * in.height + rows.first) * in.width;
+        const Padding around{int(reach_w_) - padding_.left, int(reach_w_) - padding_.right,
+                             int(reach_h_) - padding_.top, int(reach_h_) - padding_.bottom};
+        if (bare_ && std::min({around.left, around.right, around.top, around.bottom}) >= 0) {
+            if (!wanted_.input) return;
+            back.rows(dz_.z(), n, around, rows.first, rows.last, 0, c, wanted_.input + start * c, c);
+            if (wanted_.sums) reduce(x_, wanted_.input, start, rows.size() * in.width, gathered);
+            return;
+        }
         float* turned = scratch<Turned>(tall * wide * apart_);
         fill(dz_, n, {top, top + tall}, {left, left + wide}, turned, apart_);
         const int64_t first = (n * in.height + rows.first) * in.width;
-        if (wanted_.weight) {
+        if (wanted_.weight && !bare_) {
             const float* read = in.data + first * c;
             int64_t between = c;
             if (!x_.plain()) {
@@ -124,7 +141,8 @@ private:
                 x_.make(first, in.width, rows.size(), in.width, made, apart_, in.width * apart_);
                 read = made;
             }
-            weigh(turned, wide, tall, read, between, in.width, in.width, rows.size(), 1, 1, gathered);
+            weigh({turned, apart_, wide, tall}, {read, between, in.width}, in.width, rows.size(), 1, 1,
+                  gathered);
         }
         if (!wanted_.input) return;
         back.filter({turned, tall, wide, apart_}, {0, 0, 0, 0}, {0, rows.size()}, in.width, {0, c},
@@ -151,15 +169,17 @@ private:
             ends && parity_ ? std::max<int64_t>(0, (to + padding_.top + 1) / 2 - rows.last) : 0;
         const int64_t tall = above + rows.size() + below;
         float* turned = scratch<Turned>(tall * wide * apart_);
+        if (bare_ && wanted_.weight) weigh_bare(n, rows, gathered);
+        if (bare_ && !wanted_.input) return;
         fill(dz_, n, {rows.first - above, rows.last + below}, {-before, wide - before}, turned, apart_);
-        if (wanted_.weight) {
+        if (wanted_.weight && !bare_) {
             const int64_t width = (out.width - 1) * sw + reach_w_ + 1,
                           height = (rows.size() - 1) * sh + reach_h_ + 1;
             const int64_t top = rows.first * sh - padding_.top;
             float* read = scratch<Read>(height * width * apart_);
             fill(x_, n, {top, top + height}, {-padding_.left, width - padding_.left}, read, apart_);
-            weigh(read, width, height, turned + (above * wide + before) * apart_, apart_, wide, out.width,
-                  rows.size(), sw, sh, gathered);
+            weigh({read, apart_, width, height}, {turned + (above * wide + before) * apart_, apart_, wide},
+                  out.width, rows.size(), sw, sh, gathered);
         }
         if (!wanted_.input || to <= from) return;
         const int64_t first = (n * in.height + from) * in.width;
@@ -199,19 +219,61 @@ private:
             std::memcpy(input + y * width * c, made + (skip + y) * 2 * across * c, width * c * sizeof(float));
     }
 
-    // Adds one band's weights' gradient.
-    void weigh(const float* image, int64_t image_width, int64_t image_height, const float* gradient,
-               int64_t between, int64_t pitch, int64_t width, int64_t height, int64_t stride_x,
+    struct Source { // an image whose pixels lie `apart` numbers apart
+        const float* first;
+        int64_t apart, width, height;
+    };
+    struct Arrived { // a window of a gradient, its rows `pitch` pixels apart
+        const float* first;
+        int64_t apart, pitch;
+    };
+    // Adds the weights' gradient of width × height outputs.
+    void weigh(const Source& image, const Arrived& gradient, int64_t width, int64_t height, int64_t stride_x,
                int64_t stride_y, Gathered& gathered) const {
         const int64_t c = channels_, kw = window_.kernel_w, kh = window_.kernel_h;
         float* band = scratch<Weights>(c * taps_);
-        Buffer source(image, {{0, c, 1}, {0, image_width, apart_}, {0, image_height, image_width * apart_}});
-        Buffer arrived(gradient, {{0, c, 1}, {0, width, between}, {0, height, pitch * between}});
+        Buffer source(
+            image.first,
+            {{0, c, 1}, {0, image.width, image.apart}, {0, image.height, image.width * image.apart}});
+        Buffer arrived(gradient.first,
+                       {{0, c, 1}, {0, width, gradient.apart}, {0, height, gradient.pitch * gradient.apart}});
         Buffer target(band, {{0, c, 1}, {0, kw, c}, {0, kh, kw * c}});
         check(weight_kernel_(source, arrived, int32_t(stride_x), int32_t(stride_y), window_.dilation_w,
                              window_.dilation_h, target));
         for (int64_t k = 0; k < c * taps_; k++)
             gathered.weight[k] += double(band[k]);
+    }
+
+    // The weights' gradient of rows of the output where both images are as they are: straight from them where
+    // no tap leaves the image, and around that from a copy with its zeros.
+    void weigh_bare(int64_t n, Range rows, Gathered& gathered) const {
+        const Image &in = x_.z(), &out = dz_.z();
+        const int64_t c = channels_, sh = window_.stride_h, sw = window_.stride_w;
+        const Range every = window_.inner_rows(in.height, padding_);
+        const Range x = window_.inner_columns(in.width, padding_);
+        const Range y{std::clamp(every.first, rows.first, rows.last),
+                      std::clamp(every.last, rows.first, rows.last)};
+        const auto arrived = [&](Range v, Range u) {
+            return Arrived{dz_.data() + ((n * out.height + v.first) * out.width + u.first) * c, c, out.width};
+        };
+        const auto border = [&](Range v, Range u) {
+            if (v.size() <= 0 || u.size() <= 0) return;
+            const int64_t width = (u.size() - 1) * sw + reach_w_ + 1,
+                          height = (v.size() - 1) * sh + reach_h_ + 1;
+            const int64_t top = v.first * sh - padding_.top, left = u.first * sw - padding_.left;
+            float* read = scratch<Read>(height * width * apart_);
+            fill(x_, n, {top, top + height}, {left, left + width}, read, apart_);
+            weigh({read, apart_, width, height}, arrived(v, u), u.size(), v.size(), sw, sh, gathered);
+        };
+        border({rows.first, y.first}, {0, out.width});
+        border({y.last, rows.last}, {0, out.width});
+        border(y, {0, x.first});
+        border(y, {x.last, out.width});
+        if (y.size() <= 0 || x.size() <= 0) return;
+        const int64_t top = y.first * sh - padding_.top, left = x.first * sw - padding_.left;
+        // A row of the image from its first tap on; what follows its last column is never read.
+        const Source image{in.row(n, top) + left * c, c, in.width, (y.size() - 1) * sh + reach_h_ + 1};
+        weigh(image, arrived(y, x), x.size(), y.size(), sw, sh, gathered);
     }
 
     const Kernels& kernels_;
@@ -222,6 +284,7 @@ private:
     Wanted wanted_;
     int64_t channels_, apart_, taps_, reach_h_, reach_w_;
     bool flat_; // stride 1
+    bool bare_; // both images are as they are
     Floats turned_, by_tap_;
     DepthwiseWeightKernel* weight_kernel_;
     ParityKernel* parity_ = nullptr;
