@@ -6,6 +6,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "parallel.h"
+
 namespace ninefold {
 
 int Plan::add(std::unique_ptr<Operation> operation, std::vector<int> operands) {
@@ -122,7 +124,7 @@ int64_t Plan::images_at_once(std::vector<Shape> inputs) {
         shape.batch = 1;
     }
     if (batch < 2) return batch;
-    return std::clamp<int64_t>(last_level_cache() / 4 / std::max<int64_t>(1, arena_bytes(inputs)), 1, batch);
+    return std::clamp<int64_t>(last_level_cache() / 6 / std::max<int64_t>(1, arena_bytes(inputs)), 1, batch);
 }
 
 void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads, bool poison,
@@ -132,13 +134,17 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
         shapes.push_back({image.batch, image.height, image.width, image.channels});
     if (outputs.size() != outputs_.size()) throw std::invalid_argument("wrong number of outputs");
     const int64_t most = images_at_once(shapes);
-    if (most == 0 || most >= shapes[0].batch) {
+    if (most == 0 || (most >= shapes[0].batch && shapes[0].batch < threads) || shapes[0].batch == 1) {
         run_together(inputs, outputs, threads, poison, seconds);
         return;
     }
-    const int64_t batch = shapes[0].batch, parts = (batch + most - 1) / most;
+    // Each thread takes images of its own where there are enough: they need not wait for one another at each
+    // layer.
+    const int64_t batch = shapes[0].batch, even = even_parts(1, batch, most, threads);
+    const bool apart = threads > 1 && even % threads == 0 && !seconds;
+    const int64_t parts = apart ? even : (batch + most - 1) / most;
     const std::vector<Shape> results = this->shapes(shapes);
-    for (int64_t part = 0; part < parts; part++) {
+    parallel_for(apart ? threads : 1, parts, [&](int64_t part) {
         const int64_t first = part * batch / parts, last = (part + 1) * batch / parts;
         std::vector<Image> some = inputs;
         for (Image& image : some) {
@@ -149,12 +155,12 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
         for (size_t i = 0; i < to.size(); i++)
             to[i] += first * (results[i].numbers() / batch);
         std::vector<double> spent;
-        run_together(some, to, threads, poison, seconds ? &spent : nullptr);
-        if (!seconds) continue;
+        run_together(some, to, apart ? 1 : threads, poison, seconds ? &spent : nullptr);
+        if (!seconds) return;
         seconds->resize(spent.size(), 0.0);
         for (size_t i = 0; i < spent.size(); i++)
             (*seconds)[i] += spent[i];
-    }
+    });
 }
 
 void Plan::run_together(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,

@@ -165,6 +165,9 @@ def test_an_inverted_residual_is_its_three_stages(kernels, case, activation, thr
     try:
         wanted = projection(depthwise(expansion(x)))
         residual = torch.randn(wanted.shape)
+        narrow, wide_only = torch.randn(depthwise(expansion(x)).shape), Inverted(expansion, depthwise)
+        torch.testing.assert_close(wide_only(x), depthwise(expansion(x)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(wide_only(x, narrow), wide_only(x) + narrow, rtol=1e-5, atol=1e-5)
         block = Inverted(expansion, depthwise, projection)
         torch.testing.assert_close(block(x), wanted, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(block(x, residual), wanted + residual, rtol=1e-5, atol=1e-5)
@@ -260,3 +263,15 @@ def test_a_pointwise_layer_applies_the_gate_of_its_image(kernels, threads, size,
     (got,), (wanted,) = sequence.run((x, gate)), sequence.step_by_step(x, gate)
     assert (got - wanted).abs().max() <= 2e-6 * wanted.abs().max()
     assert sequence.plan.arena_bytes([(3, size, size, 40), (3, 1, 1, 40)]) == 0
+
+
+@pytest.mark.parametrize("size", [9, 150])
+@pytest.mark.parametrize("batch", [2, 3, 5])
+def test_a_batch_is_its_images_bit_for_bit(kernels, threads, size, batch):
+    """However they are shared out: few at a time where the arena is large, or one thread an image."""
+    sequence, x = network(), torch.randn(batch, 3, size, size)
+    alone = [sequence.run((x[n : n + 1],)) for n in range(batch)]
+    for poison in (False, True):
+        together = sequence.run((x,), poison=poison)
+        for value, images in zip(together, zip(*alone, strict=True), strict=True):
+            assert torch.equal(value, torch.cat(images))
