@@ -27,6 +27,7 @@ def test_the_ways_are_held_against_the_seeds(curve: ModuleType) -> None:
     words = "accuracy +0.2000 (spread over PyTorch's seeds: 0.1000), within 0.3 points"
     assert words in curve.verdict(curves, "Ninefold")
     assert words in curve.figures(curves)
+    assert "against" not in curve.figures(curves[3:])
     far = [made(curve, "Ninefold", seed, 0.7) for seed in range(3)]
     assert "**outside** 0.3 points" in curve.verdict(curves[:3] + far, "Ninefold")
 

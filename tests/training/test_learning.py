@@ -357,3 +357,23 @@ def test_a_chain_that_kernels_do_not_take_is_named(same_training, lively, chains
         "  PyTorch  0: it is too large",
         "  PyTorch  3: it is too large",
     ]
+
+
+def test_gradients_of_gradients_are_refused(lively, chains):
+    model = ninefold.for_training(lively(separable()).train())
+    x = images().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    assert chains.since() == 1
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+
+
+def test_what_is_kept_as_bfloat16_is_near(lively):
+    model, x = lively(separable(activation=nn.SiLU)).train(), images()
+    gradients = []
+    for activations in (None, "bfloat16"):
+        model.zero_grad()
+        ninefold.for_training(model, activations=activations)(x).square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    exact, near = gradients
+    assert 0 < (near - exact).norm() < 0.02 * exact.norm()
