@@ -62,6 +62,7 @@ bench-convert: $(STAMPS)/package  ## Networks trained on Fashion-MNIST, converte
 
 curve: $(STAMPS)/package  ## Fashion-MNIST learnt in fused chains and in PyTorch, three seeds each way; takes an hour
 	@$(BIN)/python benchmarks/curve.py --write $(ARGS)
+
 reports: $(STAMPS)/package  ## ninefold report on six networks and files, totals held against PyTorch's; build/reports
 	@$(BIN)/python benchmarks/reports.py $(ARGS)
 
