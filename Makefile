@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize lint format bench bench-convert curve reports peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize soak networks lint format bench bench-convert curve reports peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -39,6 +39,12 @@ verify: $(STAMPS)/package  ## 20,000 random cases of each operator and direction
 
 sanitize: $(STAMPS)/environment  ## The C++ and the kernels under address, undefined-behaviour and thread sanitizers
 	@$(BIN)/python verification/sanitize.py $(ARGS)
+
+networks: $(STAMPS)/package  ## Thirty networks against PyTorch, in inference and in one training step
+	@$(BIN)/python verification/networks.py $(ARGS)
+
+soak: $(STAMPS)/package  ## Ten minutes of mixed calls from several threads, with flat memory
+	@$(BIN)/python verification/soak.py $(ARGS)
 
 lint: $(STAMPS)/environment  ## ruff, mypy and clang-format
 	@$(BIN)/ruff check --quiet .
