@@ -1,8 +1,9 @@
 """`make networks`: thirty timm networks against PyTorch, in inference and in one training step.
 
 Weights are random and batch-norm statistics are not those a network starts with. Compared are the output, and
-of a training step the loss, every gradient and every running statistic, each with float64: it may be off by
-no more than a few times what PyTorch's own float32 is off by, and a small part of the tensor's largest number.
+of a training step the loss, every gradient and every running statistic, each with float64: it may be off
+by no more than a few times what PyTorch's own float32 is off by, and a small part of the tensor's largest
+number.
 """
 
 from __future__ import annotations
