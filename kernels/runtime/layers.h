@@ -3,8 +3,10 @@
 // Images are NHWC: (batch, height, width, channels). Pointers and shapes are the caller's to check.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,6 +56,14 @@ struct Window {
     }
     int64_t output_width(int64_t width, Padding p) const {
         return (width + p.left + p.right - int64_t(dilation_w) * (kernel_w - 1) - 1) / stride_w + 1;
+    }
+    // Throws std::length_error where a position in the padded image leaves 32 bits: the kernels count so.
+    void check(int64_t height, int64_t width, int64_t channels, Padding p) const {
+        const double tall = double(height) + p.top + p.bottom, wide = double(width) + p.left + p.right;
+        const int step = std::max({stride_h, stride_w, dilation_h, dilation_w});
+        if (std::max(tall * wide, double(step)) * double(channels) > 2147483647.0)
+            throw std::length_error(
+                "a padded image of more than 2^31 - 1 numbers is too large for the kernels");
     }
     // The output columns, and rows, none of whose taps leaves the image.
     Range inner_columns(int64_t width, Padding p) const;

@@ -29,6 +29,7 @@ public:
     Windowed(const Layer& layer, Padding padding) : layer_(layer), padding_(padding) {}
     Shape shape(const std::vector<Shape>& x) const override {
         const Window& window = layer_.window();
+        window.check(x[0].height, x[0].width, std::max(x[0].channels, layer_.out_channels()), padding_);
         return {x[0].batch, window.output_height(x[0].height, padding_),
                 window.output_width(x[0].width, padding_), layer_.out_channels()};
     }

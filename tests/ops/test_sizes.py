@@ -115,3 +115,14 @@ def test_images_of_more_than_two_to_the_31_are_right_or_refused(case):
         "    print('refused' if 'memory' in str(error) or 'alloc' in str(error) else error)"
     )
     assert said in ("right", "refused")
+
+
+def test_a_plan_refuses_positions_beyond_32_bits():
+    from ninefold.ops.packed import Conv2d
+    from ninefold.ops.sequence import Sequence, Step
+
+    far = Conv2d(torch.ones(4, 1, 3, 3), None, stride=(2**24, 2**24), padding=(2**24,) * 4, groups=4)
+    sequence = Sequence(1, (Step("layer", (0,), far),), ((1, 4),))
+    with pytest.raises(ValueError, match=r"a padded image of more than 2\^31 - 1 numbers is too large"):
+        sequence.run((X,))
+    assert torch.equal(far(X), ops.depthwise_conv2d(X, far.weight, stride=2**24, padding=2**24))

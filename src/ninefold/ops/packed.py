@@ -152,7 +152,9 @@ class Inverted(Packed):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
-        if backend.for_call(x, self.expansion.weight) is None:
+        filtering = self.depthwise
+        reach = backend.reach(x, filtering.stride, filtering.padding, filtering.dilation)
+        if backend.for_call(x, self.expansion.weight, reach) is None:
             if self.projection is None:
                 return self.depthwise(self.expansion(x), residual)
             return self.projection(self.depthwise(self.expansion(x)), residual)
