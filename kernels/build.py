@@ -62,6 +62,8 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     made["epilogue_clip"] = epilogue.clipped
     made["pooling_mean"] = pooling.mean
     made["pooling_scale"] = pooling.scale
+    made["pooling_largest"] = pooling.largest
+    made["pooling_average"] = pooling.average
     made["normalisation_layer"] = normalisation.layer_norm
     for name in ("apply", "turn", "statistics", "sums", "slope"):
         made[f"batchnorm_{name}"] = getattr(batchnorm, name)
@@ -150,6 +152,8 @@ def _c_type(kernel: str) -> str:
         "epilogue_clip": "ClipKernel",
         "pooling_mean": "MeanKernel",
         "pooling_scale": "AddKernel",
+        "pooling_largest": "MeanKernel",
+        "pooling_average": "MeanKernel",
         "normalisation_layer": "LayerNormKernel",
         "epilogue": "EpilogueKernel",
         "batchnorm_apply": "ApplyKernel",
@@ -215,6 +219,7 @@ def _table_row(isa: InstructionSet) -> str:
      {{{panels("conv2d", isa.conv2d_tiles)}}},
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
+     {symbol("pooling_largest")}, {symbol("pooling_average")},
      {symbol("normalisation_layer")},
      {symbol("batchnorm_apply")}, {symbol("batchnorm_turn")}, {symbol("batchnorm_statistics")},
      {symbol("batchnorm_sums")}, {symbol("batchnorm_slope")}, {{{slopes}}},

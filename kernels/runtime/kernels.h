@@ -100,6 +100,7 @@ struct Kernels {
     ClipKernel* clip;
     MeanKernel* mean;
     AddKernel* scale;
+    MeanKernel *largest, *average;
     LayerNormKernel* layer_norm;
     ApplyKernel* apply;
     TurnKernel* turn;

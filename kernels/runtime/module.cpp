@@ -295,6 +295,13 @@ NB_MODULE(_kernels, m) {
         .def("add", [](Plan& p, int a, int b) { return p.add(add_step(), {a, b}); })
         .def("scale", [](Plan& p, int x, int gate) { return p.add(scale_step(), {x, gate}); })
         .def("mean", [](Plan& p, int x) { return p.add(mean_step(), {x}); })
+        .def("largest", [](Plan& p, const Window& window, const Padding& padding, bool ceil,
+                           int x) { return p.add(largest_step(window, padding, ceil), {x}); })
+        .def("average",
+             [](Plan& p, const Window& window, const Padding& padding, bool ceil, bool count_padding,
+                int64_t divisor,
+                int x) { return p.add(average_step(window, padding, ceil, count_padding, divisor), {x}); })
+        .def("shuffle", [](Plan& p, int64_t groups, int x) { return p.add(shuffle_step(groups), {x}); })
         .def("activation",
              [](Plan& p, const std::string& name, int x) { return p.add(activation_step(name), {x}); })
         .def("layer_norm",

@@ -96,6 +96,13 @@ std::unique_ptr<Operation> inverted_step(const Inverted& layer, Padding padding)
 std::unique_ptr<Operation> add_step();                                              // two images of one shape
 std::unique_ptr<Operation> scale_step(); // an image, a gate per channel
 std::unique_ptr<Operation> mean_step();  // over all pixels
+// The largest value of each window, or the average: over the `divisor`, or if that is 0 over the taps that
+// lie in the image, or with `count_padding` in the image and its padding. Where PyTorch rounds up the
+// output's size, `ceil`.
+std::unique_ptr<Operation> largest_step(Window window, Padding padding, bool ceil);
+std::unique_ptr<Operation> average_step(Window window, Padding padding, bool ceil, bool count_padding,
+                                        int64_t divisor);
+std::unique_ptr<Operation> shuffle_step(int64_t groups); // channels c = i·(C/groups) + j go to j·groups + i
 std::unique_ptr<Operation> activation_step(const std::string& name);
 std::unique_ptr<Operation> layer_norm_step(std::vector<float> gain, std::vector<float> offset, float epsilon);
 std::unique_ptr<Operation> concatenation_step();                       // images of one size, their channels

@@ -275,3 +275,50 @@ def test_a_batch_is_its_images_bit_for_bit(kernels, threads, size, batch):
         together = sequence.run((x,), poison=poison)
         for value, images in zip(together, zip(*alone, strict=True), strict=True):
             assert torch.equal(value, torch.cat(images))
+
+
+POOLINGS = [
+    ("largest", ((3, 3), (2, 2), (1, 1), False, (1, 1))),
+    ("largest", ((2, 3), (1, 2), (1, 0), True, (2, 1))),
+    ("largest", ((1, 1), (2, 2), (0, 0), True, (1, 1))),
+    ("average", ((3, 3), (2, 2), (1, 1), False, True, None)),
+    ("average", ((3, 2), (2, 1), (1, 1), True, True, None)),
+    ("average", ((3, 3), (2, 3), (1, 1), True, False, None)),
+    ("average", ((2, 2), (2, 2), (0, 0), False, True, 3)),
+]
+
+
+@pytest.mark.parametrize(("what", "options"), POOLINGS, ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 7, 7), (2, 24, 6, 9), (1, 17, 5, 4)], ids=str)
+def test_pooling_is_pytorchs(kernels, what, options, shape, threads):
+    x = torch.randint(-4, 5, shape).float()
+    # Alone, of part of a wider image, and as part of one.
+    sequence = Sequence(
+        1,
+        (
+            Step("concatenation", (0, 0)),
+            Step("channels", (1,), options=(1, shape[1] + 1)),
+            Step(what, (2,), options=options),
+            Step(what, (0,), options=options),
+            Step("concatenation", (3, 4)),
+        ),
+        ((3, 4), (4, 4), (5, 4)),
+    )
+    wanted = sequence.step_by_step(x)
+    for got, right in zip(sequence.run((x,), poison=True), wanted, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-6, atol=1e-6)
+
+
+def test_the_largest_of_a_nan_is_nan(kernels):
+    x = torch.randn(1, 24, 6, 6)
+    x[0, 3, 2, 2], x[0, 20, 0, 0], x[0, 5] = torch.nan, torch.nan, -torch.inf
+    sequence = Sequence(1, (Step("largest", (0,), options=POOLINGS[0][1]), Step("relu", (1,))), ((1, 4),))
+    torch.testing.assert_close(sequence.run((x,))[0], sequence.step_by_step(x)[0], equal_nan=True)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 12])
+def test_a_shuffle_is_pytorchs(kernels, groups):
+    x = torch.randn(2, 24, 5, 3)
+    sequence = Sequence(1, (Step("shuffle", (0,), options=(groups,)), Step("add", (1, 0))), ((1, 4), (2, 4)))
+    for got, right in zip(sequence.run((x,)), sequence.step_by_step(x), strict=True):
+        assert torch.equal(got, right)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from ninefold.inference.graph import arguments, attribute, is_view, operator, sizes, value, writes
-from ninefold.inference.match import activation_of, is_constant
+from ninefold.inference.match import activation_of, is_constant, pair
 from ninefold.inference.rewrite import root_of
 from ninefold.ops import packed
 from ninefold.ops.sequence import Sequence, Step, channel_norm, takes
@@ -124,6 +124,10 @@ def _extend(stretch: _Stretch, node: Node, root: dict[str, Any], source: GraphMo
         return _step(stretch, node, "concatenation", tuple(given["tensors"]))
     if name == "slice" and traced.dim() == 4:
         return _channels(stretch, node, given)
+    if name == "channel_shuffle":
+        return _step(stretch, node, "shuffle", (given["self"],), options=(given["groups"],))
+    if name in ("max_pool2d", "avg_pool2d") and traced.dim() == 4:
+        return _pool(stretch, node, name, given)
     if name in ("flatten", "reshape", "view", "squeeze"):
         return _flattening(stretch, node, traced)
     if name == "linear" and value(given["input"]) is not None and given["input"].meta["val"].dim() == 2:
@@ -186,6 +190,19 @@ def _channels(stretch: _Stretch, node: Node, given: dict[str, Any]) -> bool:
     if dimension != 1 or start >= end:
         return False
     return _step(stretch, node, "channels", (x,), options=(start, min(end, size)))
+
+
+def _pool(stretch: _Stretch, node: Node, name: str, given: dict[str, Any]) -> bool:
+    kernel, padding = pair(given["kernel_size"]), pair(given["padding"])
+    # An empty stride is the kernel's size.
+    window = kernel, pair(given["stride"] or kernel), padding, given["ceil_mode"]
+    if name == "max_pool2d":
+        largest = *window, pair(given["dilation"])
+        return _step(stretch, node, "largest", (given["self"],), options=largest)
+    if given["divisor_override"] is not None and given["divisor_override"] < 1:
+        return False
+    average = *window, given["count_include_pad"], given["divisor_override"]
+    return _step(stretch, node, "average", (given["self"],), options=average)
 
 
 def _linear(stretch: _Stretch, node: Node, given: dict[str, Any], source: GraphModule) -> bool:

@@ -121,8 +121,8 @@ def _stage(module: GraphModule, convolution: Node) -> Stage | str:
     if reason:
         return reason
     kernel, image = sizes(weight.meta["val"]), sizes(x.meta["val"])
-    stride, dilation = _pair(given["stride"]), _pair(given["dilation"])
-    padding = given["padding"] if isinstance(given["padding"], str) else _pair(given["padding"])
+    stride, dilation = pair(given["stride"]), pair(given["dilation"])
+    padding = given["padding"] if isinstance(given["padding"], str) else pair(given["padding"])
     sides = resolve_padding(
         padding,
         kernel_size=(kernel[2], kernel[3]),
@@ -312,7 +312,8 @@ def _with_residual(block: Block, position: dict[Node, int], taken: set[Node]) ->
     return Block(block.stages, others[0], user)
 
 
-def _pair(numbers: Any) -> tuple[int, int]:
+def pair(numbers: Any) -> tuple[int, int]:
+    """One number or two as (height, width)."""
     if isinstance(numbers, int):
         return numbers, numbers
     return int(numbers[0]), int(numbers[-1])

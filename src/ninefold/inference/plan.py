@@ -158,7 +158,8 @@ def assemble(
     linear = join(graph, root, source) if joined else frozenset()
     rewrite.restore_in_place(graph)
     for node in reversed(graph.nodes):
-        if not node.users and (node.op == "get_attr" or (is_view(node) and not writes(node))):
+        looks = node.op == "get_attr" or operator(node) == "sym_size" or (is_view(node) and not writes(node))
+        if not node.users and looks:
             graph.erase_node(node)
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module") and node.target not in root:

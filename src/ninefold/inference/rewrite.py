@@ -35,6 +35,8 @@ def simplify(graph: Graph) -> None:
     """Make the graph ready to match."""
     _write_out(graph)
     _drop_dropout(graph)
+    _slice_splits(graph)
+    _shuffle_channels(graph)
     _norm_channels(graph)
     _rebind(graph)
     _protect_changed_views(graph)
@@ -137,6 +139,60 @@ def _drop_dropout(graph: Graph) -> None:
         if operator(node) in _DROPOUTS and not arguments(node)["train"]:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def _slice_splits(graph: Graph) -> None:
+    """Parts of a split become slices, which need no tuple between."""
+    for node in list(graph.nodes):
+        if operator(node) not in ("chunk", "split", "split_with_sizes"):
+            continue
+        if not all(user.target is python.getitem for user in node.users):
+            continue
+        given, parts = arguments(node), node.meta["val"]
+        dimension = given["dim"] % parts[0].dim()
+        lengths = [part.shape[dimension] for part in parts]
+        if not all(isinstance(length, int) for length in lengths):
+            continue
+        for user in list(node.users):
+            number = int(user.args[1])
+            first = sum(lengths[: number % len(lengths)])
+            with graph.inserting_before(user):
+                part = graph.call_function(
+                    aten.slice.Tensor, (given["self"], dimension, first, first + lengths[number])
+                )
+            part.meta["val"] = user.meta["val"]
+            user.replace_all_uses_with(part)
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
+def _shuffle_channels(graph: Graph) -> None:
+    """Groups of channels apart, transposed, together again: a shuffle of channels (ShuffleNet)."""
+    for node in list(graph.nodes):
+        before, apart = value(node.args[0]) if node.args else None, value(node)
+        if operator(node) not in ("view", "reshape") or before is None or apart is None:
+            continue
+        swapped = sole_user(node)
+        if before.dim() != 4 or apart.dim() != 5 or swapped is None or operator(swapped) != "transpose":
+            continue
+        if {arguments(swapped)[name] % 5 for name in ("dim0", "dim1")} != {1, 2}:
+            continue
+        dense = sole_user(swapped)
+        last = sole_user(dense) if dense is not None and operator(dense) == "contiguous" else dense
+        together = value(last)
+        if last is None or together is None or operator(last) not in ("view", "reshape"):
+            continue
+        if together.shape[1:] != before.shape[1:] or apart.shape[3:] != before.shape[2:]:
+            continue
+        groups = apart.shape[1]
+        if not isinstance(groups, int):
+            continue
+        with graph.inserting_before(last):
+            shuffled = graph.call_function(aten.channel_shuffle.default, (node.args[0], groups))
+        shuffled.meta["val"] = last.meta["val"]
+        last.replace_all_uses_with(shuffled)
+        for part in (last, *([dense] if dense is not last else []), swapped, node):
+            graph.erase_node(part)
 
 
 def _norm_channels(graph: Graph) -> None:

@@ -48,6 +48,15 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "layer_norm": channel_norm,
     "concatenation": lambda *images: torch.cat(images, 1),
     "channels": lambda x, first, last: x[:, first:last],
+    "shuffle": lambda x, groups: functional.channel_shuffle(x, groups),
+    # Kernel size, stride and padding as pairs; whether sizes round up.
+    "largest": lambda x, kernel, stride, padding, ceil, dilation: functional.max_pool2d(
+        x, kernel, stride, padding, dilation, ceil_mode=ceil
+    ),
+    # And whether the padding counts, the divisor where it is told.
+    "average": lambda x, kernel, stride, padding, ceil, counted, divisor: functional.avg_pool2d(
+        x, kernel, stride, padding, ceil, counted, divisor
+    ),
 }
 
 
@@ -224,6 +233,12 @@ def _add(plan: Any, step: Step, operands: list[int], gate: int | None) -> int:
     if step.layer is None:
         if step.what == "concatenation":
             return int(plan.concatenation(operands))
+        if step.what in ("largest", "average"):
+            kernel, stride, (top, left), ceil, *rest = step.options
+            dilation, more = (rest[0], ()) if step.what == "largest" else ((1, 1), (rest[0], rest[1] or 0))
+            window = cpu._kernels.Window(*kernel, *stride, *dilation)
+            sides = cpu._kernels.Padding(left, left, top, top)
+            return int(getattr(plan, step.what)(window, sides, ceil, *more, *operands))
         if step.what in STEPS:
             options = [o.tolist() if isinstance(o, Tensor) else o for o in step.options]
             return int(getattr(plan, step.what)(*options, *operands))
