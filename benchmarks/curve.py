@@ -23,7 +23,8 @@ from ninefold.photos import Preparation
 
 NETWORK = "mobilenetv2_035"
 WAYS = {"PyTorch": {"fused": False}, "Ninefold": {}, "Ninefold, bfloat16": {"activations": "bfloat16"}}
-_BATCH, _RATE = 128, 0.1
+# At 0.1 the loss leaps up now and then, in PyTorch as here: weights changed by a millionth end elsewhere.
+_BATCH, _RATE = 128, 0.02
 _POINTS = 0.3  # of accuracy, in per cent
 
 
