@@ -10,7 +10,7 @@ import torch
 import memory
 import operators
 import oracle
-from cases import Case
+from drawn import Case
 from ninefold.ops import cpu
 
 THREADS = (1, 2, 5)

@@ -10,7 +10,7 @@ import torch
 
 import memory
 import oracle
-from cases import Case
+from drawn import Case
 from ninefold import ops
 from ninefold.ops import packed
 

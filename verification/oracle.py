@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cases import Case, Stage
+from drawn import Case, Stage
 from ninefold import reference
 
 Array = NDArray[np.float64]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from select import select
 
-from cases import DIRECTIONS, OPERATORS, draw
+from drawn import DIRECTIONS, OPERATORS, draw
 
 _PATIENCE = 300  # seconds for one case, on a machine that does other things too
 _WITHOUT_GRADIENTS = {"inverted"}  # a packed layer: its weights are frozen

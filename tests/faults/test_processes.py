@@ -141,14 +141,14 @@ def test_a_spawned_process_unpickles_the_model_and_agrees(tmp_path) -> None:
     script = tmp_path / "spawned.py"
     script.write_text(
         MODEL + "import multiprocessing\n"
-        "def work(model, x, answers): answers.put(model(x))\n"
+        "def work(model, x, answers): answers.put(model(x).numpy())\n"
         "if __name__ == '__main__':\n"
         "    wanted = fast(x)\n"
         "    context = multiprocessing.get_context('spawn')\n"
         "    answers = context.Queue()\n"
         "    child = context.Process(target=work, args=(fast, x, answers))\n"
         "    child.start()\n"
-        "    print(torch.allclose(answers.get(timeout=120), wanted, atol=1e-6))\n"
+        "    print(torch.allclose(torch.from_numpy(answers.get(timeout=120)), wanted, atol=1e-6))\n"
         "    child.join()\n"
     )
     done = subprocess.run(

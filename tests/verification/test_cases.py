@@ -31,7 +31,7 @@ def test_a_few_cases_of_each_operator_and_direction_hold() -> None:
 
 
 def test_a_case_follows_from_its_four_words() -> None:
-    from cases import DIRECTIONS, OPERATORS, draw
+    from drawn import DIRECTIONS, OPERATORS, draw
 
     for operator in OPERATORS:
         for direction in DIRECTIONS:
@@ -52,7 +52,7 @@ def _sets() -> int:
 
 @pytest.fixture
 def exact_case():
-    from cases import Case, Stage
+    from drawn import Case, Stage
 
     stages = (Stage(6, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 6, True, "relu"), Stage(4))
     return Case("separable", "forward", 0, 0, (2, 6, 5, 5), stages, residual=True)
@@ -152,7 +152,7 @@ def test_a_case_of_zeros_is_mistrusted(exact_case, monkeypatch) -> None:
 def test_gradients_of_the_oracle_are_autograds() -> None:
     import operators
     import oracle
-    from cases import OPERATORS, draw
+    from drawn import OPERATORS, draw
 
     compared = 0
     for operator in OPERATORS:
