@@ -77,8 +77,8 @@ class Evaluation:
         if len(self._agrees) >= _MOST_SIZES:
             self._agrees.clear()
         self._agrees[sizes] = not why
-        # The kernels' own result from the first call on: a run that is stopped and resumed validates twice for the
-        # first time, and would differ in the last bits from the one that was not.
+        # The kernels' own result from the first call on: a resumed run validates for the first time again,
+        # and would differ in the last bits from one that was not stopped.
         return wanted if why else got
 
     def _pack(self, weights: list[Tensor]) -> SimpleNamespace:
