@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize soak networks lint format bench bench-convert curve reports peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize denormals soak networks lint format bench bench-convert curve reports peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -39,6 +39,9 @@ verify: $(STAMPS)/package  ## 20,000 random cases of each operator and direction
 
 sanitize: $(STAMPS)/environment  ## The C++ and the kernels under address, undefined-behaviour and thread sanitizers
 	@$(BIN)/python verification/sanitize.py $(ARGS)
+
+denormals: $(STAMPS)/package  ## What numbers below 2⁻¹²⁶ cost a call: no more than twice its time
+	@$(BIN)/python verification/denormals.py $(ARGS)
 
 networks: $(STAMPS)/package  ## Thirty networks against PyTorch, in inference and in one training step
 	@$(BIN)/python verification/networks.py $(ARGS)
