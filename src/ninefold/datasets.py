@@ -38,6 +38,10 @@ class Arrays(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.batch([index])[0][0], int(self.labels[index])
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        images, labels = self.batch(indices)
+        return list(zip(images, labels.tolist(), strict=True))
+
     @property
     def labelled(self) -> bool:
         """Whether the labels say anything."""

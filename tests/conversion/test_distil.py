@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from ninefold import convert
 from ninefold.conversion import distil, singular_values_alone
 from ninefold.conversion.distil import soft_labels
+from ninefold.trainer import Interrupted
 
 
 @pytest.fixture
@@ -28,15 +31,29 @@ def test_soft_labels_are_the_divergence_at_a_temperature() -> None:
     assert float(soft_labels(wanted, wanted, 3.0)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def lines(run: Path) -> list[dict]:
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in each.items() if "second" not in name} for each in told]
+
+
 @pytest.mark.parametrize("features", [0.0, 1.0])
-def test_the_student_comes_closer_and_the_teacher_stays(teacher: nn.Module, features: float) -> None:
+def test_the_student_comes_closer_and_the_teacher_stays(
+    teacher: nn.Module, features: float, tmp_path: Path
+) -> None:
     x = torch.randn(64, 2, 8, 8)
     student = convert(teacher, x, terms=1).model
     before, closer = copy.deepcopy(teacher.state_dict()), copy.deepcopy(student)
-    losses = distil(
-        closer, teacher, x.split(16), epochs=12, layers=["3"], features=features, learning_rate=5e-3
-    )
-    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    chosen = {"layers": ["3"], "features": features, "learning_rate": 5e-3, "batch": 16, "fused": False}
+    last = distil(closer, teacher, x, epochs=12, output=tmp_path / "run", **chosen)
+    told = lines(tmp_path / "run")
+    assert len(told) == 12 and told[-1]["loss"] == last["loss"] < 0.8 * told[0]["loss"]
     with torch.no_grad():
         wanted = teacher(x)
         assert (closer(x) - wanted).square().mean() < 0.5 * (student(x) - wanted).square().mean()
@@ -48,10 +65,47 @@ def test_the_training_kernels_learn_the_same(teacher: nn.Module) -> None:
     x = torch.randn(32, 2, 8, 8)
     student = convert(teacher, x, x, 2).model
     losses = [
-        distil(copy.deepcopy(student), teacher, x.split(16), epochs=2, layers=["3"], fused=fused)
+        distil(copy.deepcopy(student), teacher, x, epochs=2, batch=16, layers=["3"], fused=fused)["loss"]
         for fused in (False, True)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+class Stop:
+    """Presses Ctrl-C after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self, text: str, share: float) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_distillation_resumes_to_the_same_numbers(teacher: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(32, 2, 8, 8)
+    student = convert(teacher, x, x, 1).model
+    chosen = {"epochs": 3, "batch": 16, "layers": ["3"], "fused": False}
+    through, stopped = copy.deepcopy(student), copy.deepcopy(student)
+    distil(through, teacher, x, output=tmp_path / "through", **chosen)
+    with pytest.raises(Interrupted, match="interrupted after step 5: resume it"):
+        distil(stopped, teacher, x, output=tmp_path / "stopped", progress=Stop(5), **chosen)
+    with pytest.raises(FileExistsError, match="`output` must not hold a run unless it is resumed"):
+        distil(copy.deepcopy(student), teacher, x, output=tmp_path / "stopped", **chosen)
+    with pytest.raises(ValueError, match=r"`temperature` must be 4.0, as in the checkpoint, got 2.0"):
+        again = {**chosen, "output": tmp_path / "stopped", "resume": True}
+        distil(copy.deepcopy(student), teacher, x, temperature=2.0, **again)
+    other = convert(teacher, x, x, 2).model
+    with pytest.raises(ValueError, match="`output` must hold a checkpoint of this very network, got"):
+        distil(other, teacher, x, **again)
+    resumed = copy.deepcopy(student)
+    distil(resumed, teacher, x, **again)
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "through")
+    for name, tensor in through.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    with pytest.raises(Interrupted, match="interrupted in distilling: nothing was kept"):
+        distil(copy.deepcopy(student), teacher, x, progress=Stop(3), **chosen)
 
 
 def test_singular_values_alone_are_what_convert_makes_without_data(teacher: nn.Module) -> None:
@@ -65,15 +119,24 @@ def test_singular_values_alone_are_what_convert_makes_without_data(teacher: nn.M
     ("arguments", "words"),
     [
         ({"epochs": 0}, "`epochs` must be positive, got 0"),
+        ({"batch": 0}, "`batch` must be positive, got 0"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
         ({"temperature": float("inf")}, "`temperature` must be positive, got inf"),
         ({"features": -1.0}, "`features` must be non-negative, got -1.0"),
-        ({"data": []}, "`data` must yield at least one image, got none"),
-        ({"data": [torch.full((2, 2, 8, 8), float("nan"))]}, "the loss must be finite, got nan in epoch 1"),
+        ({"resume": True}, "`resume` must go with an `output` to go on from, got none"),
+        ({"data": []}, "`data` must hold at least one image, got none"),
+        ({"data": iter([])}, "`data` must be a tensor of images or a dataset with a length, got list_iter"),
+        ({"data": [1, 2]}, "`data` must hold images as tensors, got int"),
+        (
+            {"data": torch.full((2, 2, 8, 8), float("nan"))},
+            "`data` must be finite, and the teacher's answers to it, got NaN or infinity",
+        ),
+        ({"teacher": nn.Conv2d(2, 3, 3)}, r"`teacher` must give one number per class .*, got \(2, 3, 6, 6\)"),
     ],
 )
 def test_what_cannot_be_is_refused(teacher: nn.Module, arguments: dict, words: str) -> None:
     student = convert(teacher, torch.randn(1, 2, 8, 8)).model
-    data = arguments.pop("data", [torch.randn(2, 2, 8, 8)])
-    with pytest.raises(ValueError, match=words):
-        distil(student, teacher, data, **{"epochs": 1, **arguments})
+    teacher = arguments.pop("teacher", teacher)
+    data = arguments.pop("data", torch.randn(2, 2, 8, 8))
+    with pytest.raises((ValueError, TypeError), match=words):
+        distil(student, teacher, data, **{"epochs": 1, "fused": False, **arguments})

@@ -32,7 +32,13 @@ _NUMBERS = "One number, or one per channel with commas between"
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures in a batch."
 )
 @click.option("--rate", type=float, default=3e-3, show_default=True, help="Learning rate, in distilling.")
-@click.option("--fused", is_flag=True, help="Distil in Ninefold's training kernels.")
+@click.option("--plain", is_flag=True, help="Distil in PyTorch, without Ninefold's training kernels.")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    help="The folder for the distillation's checkpoint and metrics.  [default: do not keep them]",
+)
+@click.option("--resume", is_flag=True, help="Go on distilling from the checkpoint in --run.")
 @click.option("--weights", type=_FILE, help="Its weights: .safetensors, or .pth and the like without code.")
 @click.option("--mean", help=f"To subtract from values of 0 to 1. {_NUMBERS}.  [default: MODEL's own]")
 @click.option("--deviation", help=f"To divide by after that. {_NUMBERS}.  [default: MODEL's own]")
@@ -60,7 +66,8 @@ def command(model: str, **chosen: Any) -> None:
     it, and accuracy is taken on others: a folder's test part, or what --images leaves over. Without, singular
     values alone decide, which at one term ruins a network.
 
-    Under torchrun several processes share the distillation.
+    The distillation is a run of ninefold train: it keeps a checkpoint where --run says and goes on from it
+    with --resume, and under torchrun several processes share it.
 
     \b
     Example: ninefold convert digit-recognizer --data digits --terms 1 -o digits-separable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -35,7 +36,9 @@ def transform(
     epochs: int,
     batch: int,
     rate: float,
-    fused: bool,
+    plain: bool,
+    run: Path | None,
+    resume: bool,
     weights: Path | None,
     mean: str | None,
     deviation: str | None,
@@ -48,10 +51,12 @@ def transform(
     """Convert `model` and print what became of it; everything that can be refused is, before any work.
 
     Raises what `models.load`, `datasets.load` and `convert` raise, FileExistsError for an output that is
-    there, ValueError for --epochs without data.
+    there, ValueError for --epochs without data; Interrupted for Ctrl-C in distilling.
     """
     if epochs and data is None:
         raise ValueError(f"`epochs` must go with `data` to learn from, got {epochs} and none")
+    if (run is not None or resume) and not epochs:
+        raise ValueError("`run` and `resume` must go with `epochs` to distil for, got none")
     if output is not None and (output.exists() or output.is_symlink()):
         raise FileExistsError(f"`output` must be new, got {str(output)!r}, which exists")
     with progress.steps() as steps:
@@ -62,14 +67,17 @@ def transform(
             raise ImportError("converting a network needs PyTorch: pip install 'ninefold[torch]'") from None
         from ninefold import models
         from ninefold.conversion import convert, distil, singular_values_alone, timed
-        from ninefold.trainer.processes import joined
+        from ninefold.conversion.distil import check
+        from ninefold.trainer import Interrupted, joined
 
+        if epochs:
+            check(epochs, batch, rate, run, resume)
         if threads is not None:
             torch.set_num_threads(threads)
         network = models.load(model, weights)
         preparation = _preparation(network, mean, deviation)
     with joined() as group, progress.steps() if group.first else nullcontext(progress.Steps()) as steps:
-        source = _Data(data, preparation, images, epochs, batch, seed, shared=group.size > 1)
+        source = _Data(data, preparation, images, epochs, batch, seed)
         tell = _teller(steps)
         found = convert(
             network.model,
@@ -91,16 +99,24 @@ def transform(
             stage = "converted" if not epochs else "calibrated"
             accuracies[stage] = _accuracy(found.model, source.test)
         if epochs:
-            distil(
-                found.model,
-                network.model,
-                source.training,
-                epochs=epochs,
-                layers=tuple(found.choices),
-                learning_rate=rate,
-                fused=fused,
-                progress=tell,
-            )
+            try:
+                distil(
+                    found.model,
+                    network.model,
+                    source.training,
+                    epochs=epochs,
+                    layers=tuple(found.choices),
+                    batch=batch,
+                    learning_rate=rate,
+                    fused=not plain,
+                    seed=seed,
+                    output=run,
+                    resume=resume,
+                    progress=tell,
+                )
+            except Interrupted as stopped:
+                click.echo(f"ninefold: {stopped}", err=True)
+                sys.exit(130)
         if not group.first:
             return
         if epochs and source.test is not None:
@@ -144,10 +160,7 @@ class _Data:
         epochs: int,
         batch: int,
         seed: int,
-        *,
-        shared: bool,
     ) -> None:
-        """With `shared`, torchrun's processes divide what is learnt from among them."""
         self.calibration: Any = None
         self.training: Any = None
         self.test: Any = None
@@ -155,7 +168,7 @@ class _Data:
         if data is None:
             return
         import torch
-        from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset
+        from torch.utils.data import DataLoader, Subset
 
         from ninefold import datasets
 
@@ -175,12 +188,7 @@ class _Data:
             self.tested = min(len(test), _TESTED)
             self.test = DataLoader(Subset(test, range(self.tested)), batch)
         self.calibration = DataLoader(Subset(first, kept[:images]), batch)
-        learnt_from = Subset(first, kept)
-        sampler: Any = RandomSampler(learnt_from, generator=generator)
-        if shared:
-            sampler = DistributedSampler(learnt_from, seed=seed)
-        # A last batch of one picture would have no variance.
-        self.training = DataLoader(learnt_from, batch, sampler=sampler, drop_last=len(kept) >= batch)
+        self.training = Subset(first, kept)
 
 
 def _preparation(network: Network, mean: str | None, deviation: str | None) -> Preparation:

@@ -3,129 +3,156 @@
 The loss is Hinton's soft labels (2015, arXiv:1503.02531), the divergence of the two class distributions at a
 temperature T, times T², plus the mean over the converted layers of the relative square error of their outputs
 (hints after FitNets, Romero et al. 2015, arXiv:1412.6550, and needing no adapters here, for the shapes
-agree).
+agree). The steps are `ninefold.trainer`'s.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional
 
+from ninefold import trainer
 from ninefold.conversion.survey import evaluating
 from ninefold.shape import integer
-from ninefold.training import for_training, restore
 
 
 def distil(
     student: nn.Module,
     teacher: nn.Module,
-    data: Iterable[Any],
+    data: Any,
     *,
     epochs: int,
     layers: Sequence[str] = (),
+    batch: int = 64,
     learning_rate: float = 3e-3,
     temperature: float = 4.0,
     features: float = 0.1,
-    fused: bool = False,
+    fused: bool = True,
+    seed: int = 0,
+    workers: int = 0,
+    output: Path | None = None,
+    resume: bool = False,
     progress: Callable[[str, float], None] | None = None,
-) -> list[float]:
-    """Train `student` in place to answer as `teacher` does, and return each epoch's mean loss.
+) -> dict[str, Any]:
+    """Train `student` in place to answer as `teacher` does, and return the last epoch's metrics.
 
-    `data` yields batches of inputs, or tuples that begin with one; labels are not used. `layers` name the
-    converted layers, whose outputs count `features` times as much as the answers. Adam, its rate falling from
-    `learning_rate` to 0 along a cosine. `teacher` is run in eval mode and not changed; `student` ends in the
-    modes it came in. `fused` runs it in Ninefold's training kernels (`for_training`) meanwhile.
+    `data` is a tensor of images, or a dataset of images or of tuples that begin with one; labels are not
+    used. `layers` name the converted layers, whose outputs count `features` times as much as the answers.
+    Adam, its rate falling from `learning_rate` to 0 along a cosine, in batches of at most `batch`, in
+    Ninefold's training kernels if `fused`. `teacher` is run in eval mode and not changed; `student` ends in
+    the modes it came in.
 
-    Where torch.distributed is initialised, each process gives its own share of the data, in batches as many
-    as the others': gradients are averaged, and all end with the first one's student.
+    `output` is a folder for what `trainer.train` keeps, a checkpoint among it; with `resume` it goes on
+    there. Without, nothing is kept. Under torchrun the processes share each batch, and `output` is the same
+    for all of them; the first one's student is the one to keep.
 
-    Raises ValueError for numbers that cannot be, for data without a batch and for a loss that is not finite.
+    Raises ValueError for numbers that cannot be, for data without an image, and for data or a loss that is
+    not finite; FileExistsError for an output that holds a run, unless `resume`; Interrupted after Ctrl-C.
     """
-    integer("epochs", epochs)
-    for name, value in (("learning_rate", learning_rate), ("temperature", temperature)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be positive, got {value}")
+    check(epochs, batch, learning_rate, output, resume)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"`temperature` must be positive, got {temperature}")
     if not 0 <= features < math.inf:
         raise ValueError(f"`features` must be non-negative, got {features}")
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=learning_rate)
-    losses = []
-    batches = _count(data)
-    got: dict[str, Tensor] = {}
-    aim: dict[str, Tensor] = {}
-    watching = _watched(student, layers, got), _watched(teacher, layers, aim)
-    running = _in_kernels(student) if fused else nullcontext()
-    _share(student)
-    with _training(student), evaluating(teacher), running, watching[0], watching[1]:
-        for epoch in range(epochs):
-            total = seen = 0.0
-            begin = getattr(getattr(data, "sampler", None), "set_epoch", None)
-            if begin is not None:
-                begin(epoch)
-            for step, batch in enumerate(data):
-                share = (epoch + (step / batches if batches else 0)) / epochs
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate * (1 + math.cos(math.pi * min(share, 1.0))) / 2
-                x = batch[0] if isinstance(batch, tuple | list) else batch
-                with torch.no_grad():
-                    wanted = teacher(x)
-                loss = soft_labels(student(x), wanted, temperature)
-                if layers and features:
-                    loss = loss + features * _features(got, aim, layers)
-                if not bool(torch.isfinite(loss)):
-                    raise ValueError(
-                        f"the loss must be finite, got {float(loss.detach())} in epoch {epoch + 1}"
-                    )
-                optimiser.zero_grad()
-                loss.backward()
-                _average(trained)
-                optimiser.step()
-                total, seen = total + float(loss.detach()) * len(x), seen + len(x)
-                if progress:
-                    progress(f"distilling, epoch {epoch + 1} of {epochs}", share)
-            if not seen:
-                raise ValueError("`data` must yield at least one image, got none")
-            losses.append(total / seen)
-    _share(student)
-    return losses
+    images = _Images(data)
+    if not len(images):
+        raise ValueError("`data` must hold at least one image, got none")
+    goal = _Likeness(student, teacher, layers if features else (), temperature, features)
+    place = tempfile.TemporaryDirectory() if output is None else contextlib.nullcontext(output)
+    with (
+        place as folder,
+        trainer.joined() as group,
+        _kept_modes(student),
+        evaluating(teacher),
+        goal.watching(),
+    ):
+        settings = trainer.Settings(
+            epochs=epochs,
+            batch=min(batch, max(1, len(images) // group.size)),
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            warm_up=0,
+            optimiser="adam",
+            seed=seed,
+            fused=fused,
+        )
+        try:
+            return trainer.train(
+                student,
+                trainer.Data(images, None, ()),
+                Path(folder),
+                settings,
+                objective=goal,
+                resume=resume,
+                workers=workers,
+                tell=None if progress is None else _Telling(progress),
+            )
+        except trainer.Interrupted:
+            if output is None:
+                raise trainer.Interrupted("interrupted in distilling: nothing was kept") from None
+            raise
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def check(epochs: int, batch: int, learning_rate: float, output: Path | None, resume: bool) -> None:
+    """Refuse, before anything long, what `distil` would refuse of these."""
+    integer("epochs", epochs)
+    integer("batch", batch)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` must be positive, got {learning_rate}")
+    if output is not None:
+        trainer.check_output(output, resume)
+    elif resume:
+        raise ValueError("`resume` must go with an `output` to go on from, got none")
 
 
-def _average(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients."""
-    count = _processes()
-    if count == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= count
+class _Likeness:
+    """How far a student's answers and features are from its teacher's: an objective for the trainer."""
 
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], temperature: float, weight: float
+    ) -> None:
+        self.student, self.teacher, self.layers = student, teacher, tuple(layers)
+        self.temperature, self.weight = temperature, weight
+        self.got: dict[str, Tensor] = {}
+        self.aim: dict[str, Tensor] = {}
 
-def _share(model: nn.Module) -> None:
-    """Give every process the first one's weights and statistics."""
-    if _processes() > 1:
-        for value in model.state_dict().values():
-            dist.broadcast(value, src=0)
+    def loss(self, images: Tensor, labels: Tensor, answers: Any) -> Tensor:
+        with torch.no_grad():
+            wanted = self.teacher(images)
+        if not isinstance(wanted, Tensor) or wanted.dim() != 2:
+            got = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+            raise ValueError(f"`teacher` must give one number per class for each image, got {got}")
+        if not bool(torch.isfinite(wanted).all()):
+            raise ValueError("`data` must be finite, and the teacher's answers to it, got NaN or infinity")
+        loss = soft_labels(answers, wanted, self.temperature)
+        if self.layers:
+            loss = loss + self.weight * self._features()
+        return loss
 
+    def signature(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "features": self.weight, "layers": list(self.layers)}
 
-@contextmanager
-def _in_kernels(model: nn.Module) -> Iterator[None]:
-    try:
-        for_training(model)
-        yield
-    finally:
-        restore(model)
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the outputs of the layers of both networks while the block runs."""
+        with _watched(self.student, self.layers, self.got), _watched(self.teacher, self.layers, self.aim):
+            yield
+
+    def _features(self) -> Tensor:
+        errors = [
+            (self.got[name] - self.aim[name]).square().mean() / self.aim[name].var().clamp_min(1e-12)
+            for name in self.layers
+        ]
+        return torch.stack(errors).mean()
 
 
 def soft_labels(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -135,18 +162,47 @@ def soft_labels(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     return functional.kl_div(given, aim, reduction="batchmean", log_target=True) * temperature**2
 
 
-def _features(got: dict[str, Tensor], wanted: dict[str, Tensor], layers: Sequence[str]) -> Tensor:
-    errors = [
-        (got[name] - wanted[name]).square().mean() / wanted[name].var().clamp_min(1e-12) for name in layers
-    ]
-    return torch.stack(errors).mean()
+class _Images(trainer.Examples):
+    """The images of a tensor or a dataset; a label that nobody reads goes with each."""
+
+    def __init__(self, data: Any) -> None:
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            kind = type(data).__name__
+            raise TypeError(f"`data` must be a tensor of images or a dataset with a length, got {kind}")
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return _image(self.data[index]), 0
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """A whole batch, where the dataset can give one faster than its images one by one."""
+        together = getattr(self.data, "__getitems__", None)
+        items = together(indices) if together else [self.data[index] for index in indices]
+        return [(_image(item), 0) for item in items]
 
 
-def _count(data: Iterable[Any]) -> int:
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError:
-        return 0
+def _image(item: Any) -> Tensor:
+    image = item[0] if isinstance(item, tuple | list) else item
+    if not isinstance(image, Tensor):
+        raise TypeError(f"`data` must hold images as tensors, got {type(image).__name__}")
+    return image
+
+
+class _Telling(trainer.Tell):
+    """The trainer's reports, as the conversion's progress."""
+
+    def __init__(self, progress: Callable[[str, float], None]) -> None:
+        self.progress = progress
+
+    def epoch(self, number: int, epochs: int) -> None:
+        self.number, self.epochs = number, epochs
+
+    def step(self, share: float, loss: float) -> None:
+        text = f"distilling, epoch {self.number} of {self.epochs}"
+        self.progress(text, (self.number - 1 + share) / self.epochs)
 
 
 @contextmanager
@@ -168,9 +224,8 @@ def _watched(model: nn.Module, layers: Sequence[str], outputs: dict[str, Tensor]
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
+def _kept_modes(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.train()
     try:
         yield
     finally:

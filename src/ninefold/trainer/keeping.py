@@ -27,6 +27,15 @@ def save(path: Path, what: Any) -> None:
             beside.unlink()
 
 
+def check(output: Path, resume: bool) -> None:
+    """Raise FileExistsError for a folder that holds a run, FileNotFoundError for one to resume without."""
+    there = (output / CHECKPOINT).exists()
+    if there and not resume:
+        raise FileExistsError(f"`output` must not hold a run unless it is resumed, got {str(output)!r}")
+    if resume and not there:
+        raise FileNotFoundError(f"`output` must hold a checkpoint to resume, got {str(output)!r}")
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; ValueError for what is none."""
     try:

@@ -1,4 +1,4 @@
-"""Epochs and steps: SGD with momentum, validation after each epoch, and a checkpoint."""
+"""Epochs and steps: forward, backward, optimiser; validation after each epoch, and a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from ninefold import training
 from ninefold.trainer import keeping, processes
 from ninefold.trainer.data import Data, Examples, collate
+from ninefold.trainer.objective import Labels, Objective
 from ninefold.trainer.settings import Settings, learning_rate
 from ninefold.trainer.telling import Interrupted, Tell
 
@@ -36,21 +37,25 @@ def train(
     output: Path,
     settings: Settings,
     *,
+    objective: Objective | None = None,
     resume: bool = False,
     workers: int = 0,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Train a model in place; return the last epoch's metrics.
 
-    `output` gets checkpoint.pt, metrics.jsonl and at the end model.pt, the state_dict. Under torchrun each
-    process takes its share of each batch of `settings.batch` times their number.
+    `output` gets checkpoint.pt, metrics.jsonl and at the end model.pt, the state_dict. `objective` is what
+    the steps make smaller, without one the cross-entropy with the labels. Under torchrun each process takes
+    its share of each batch of `settings.batch` times their number.
 
     Raises ValueError for settings that are not the checkpoint's, a model with too few outputs, few images,
     a loss that is no number and (`unreadable`: "stop") a picture that cannot be read; FileExistsError for an
     output that holds a run, unless `resume`; Interrupted after Ctrl-C.
     """
     with processes.joined() as group:
-        run = _Run(model, data, output, settings, workers, tell if tell and group.first else Tell(), group)
+        aim = objective or Labels(len(data.classes), settings.label_smoothing)
+        told = tell if tell and group.first else Tell()
+        run = _Run(model, data, output, settings, aim, workers, told, group)
         try:
             return run.go(resume)
         except KeyboardInterrupt:
@@ -65,12 +70,13 @@ class _Run:
         data: Data,
         output: Path,
         settings: Settings,
+        objective: Objective,
         workers: int,
         tell: Tell,
         group: processes.Group,
     ) -> None:
         self.model, self.data, self.output, self.settings = model, data, output, settings
-        self.workers, self.tell, self.group = workers, tell, group
+        self.objective, self.workers, self.tell, self.group = objective, workers, tell, group
         self.state = _State()
         self.steps = len(data.training) // (settings.batch * group.size)
         if not self.steps:
@@ -83,7 +89,11 @@ class _Run:
             {"params": decays, "weight_decay": settings.weight_decay},
             {"params": others},
         ]
-        self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+        self.optimiser: torch.optim.Optimizer
+        if settings.optimiser == "adam":
+            self.optimiser = torch.optim.Adam(groups, lr=0.0, betas=(settings.momentum, 0.999))
+        else:
+            self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
 
     def go(self, resume: bool) -> dict[str, Any]:
         self._begin(resume)
@@ -107,22 +117,21 @@ class _Run:
     def _begin(self, resume: bool) -> None:
         path = self.output / keeping.CHECKPOINT
         self.last: dict[str, Any] = {}
-        if resume and path.exists():
+        keeping.check(self.output, resume)
+        if resume:
             kept = keeping.load(path)
             mine = self._signature()
             for name, value in kept["settings"].items():
                 if mine.get(name) != value:
                     raise ValueError(f"`{name}` must be {value}, as in the checkpoint, got {mine.get(name)}")
-            self.model.load_state_dict(kept["model"])
+            try:
+                self.model.load_state_dict(kept["model"])
+            except RuntimeError:
+                rule = "`output` must hold a checkpoint of this very network"
+                raise ValueError(f"{rule}, got {str(path)!r}, whose weights are others") from None
             self.optimiser.load_state_dict(kept["optimiser"])
             self.state = _State(kept["step"], kept["loss"], kept["images"])
             self.last = kept["last"]
-        elif path.exists():
-            raise FileExistsError(
-                f"`output` must not hold a run unless it is resumed, got {str(path.parent)!r}"
-            )
-        elif resume:
-            raise FileNotFoundError(f"`output` must hold a checkpoint to resume, got {str(path.parent)!r}")
         if self.group.first:
             self.output.mkdir(parents=True, exist_ok=True)
             self.metrics = keeping.Metrics(self.output / keeping.METRICS, step=self.state.step)
@@ -131,7 +140,8 @@ class _Run:
         """What a resumed run must share with the one it goes on with."""
         own = dataclasses.asdict(self.settings)
         own.pop("save_every")
-        return own | {"processes": self.group.size, "images": len(self.data.training)}
+        seen = {"processes": self.group.size, "images": len(self.data.training)}
+        return own | seen | self.objective.signature()
 
     def _epoch(self, call: nn.Module, epoch: int) -> dict[str, Any]:
         self.model.train()
@@ -147,9 +157,7 @@ class _Run:
                 group["lr"] = rate
             torch.manual_seed(settings.seed * 1_000_003 + state.step)
             self.optimiser.zero_grad()
-            logits = call(images)
-            self._check(logits)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+            loss = self.objective.loss(images, labels, call(images))
             loss.backward()
             value = loss.item()
             if not math.isfinite(value):
@@ -218,12 +226,6 @@ class _Run:
             if self.settings.unreadable == "stop":
                 raise ValueError(reason)
             self.tell.skipped(reason)
-
-    def _check(self, logits: Any) -> None:
-        wanted = len(self.data.classes)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < wanted:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"`model` must give at least {wanted} numbers an image, one a class, got {got}")
 
     def _save(self) -> None:
         if not self.group.first:

@@ -39,8 +39,11 @@ class Group:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the processes that torchrun started, if it did."""
+    """Join the processes that torchrun started, if it did; who has joined already, stays in."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_available() and dist.is_initialized():
+        yield Group(dist.get_rank(), dist.get_world_size())
+        return
     if size == 1:
         yield Group()
         return

@@ -11,10 +11,10 @@ from typing import Literal
 class Settings:
     """How to train; a resumed run must have the same, `save_every` apart. Raises ValueError for a bad one.
 
-    `batch` is each process's. `fused` trains in Ninefold's kernels, `activations` is `for_training`'s.
-    `synchronised` takes batch-norm's statistics over all processes, in PyTorch. `unreadable` says what a
-    picture that cannot be read does. A checkpoint is written after each epoch, and within one every
-    `save_every` steps.
+    `batch` is each process's. `momentum` is SGD's, or Adam's for the gradient's mean. `fused` trains in
+    Ninefold's kernels, `activations` is `for_training`'s. `synchronised` takes batch-norm's statistics over
+    all processes, in PyTorch. `unreadable` says what a picture that cannot be read does. A checkpoint is
+    written after each epoch, and within one every `save_every` steps.
     """
 
     epochs: int = 10
@@ -24,6 +24,7 @@ class Settings:
     weight_decay: float = 1e-4
     warm_up: int = 1
     label_smoothing: float = 0.0
+    optimiser: Literal["sgd", "adam"] = "sgd"
     seed: int = 0
     fused: bool = True
     activations: str | None = None
@@ -40,6 +41,8 @@ class Settings:
                 raise ValueError(f"`{name}` must be non-negative and finite, got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f"`optimiser` must be 'sgd' or 'adam', got {self.optimiser!r}")
         if self.unreadable not in ("stop", "skip"):
             raise ValueError(f"`unreadable` must be 'stop' or 'skip', got {self.unreadable!r}")
 
