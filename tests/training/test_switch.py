@@ -80,3 +80,28 @@ def test_a_frozen_network_does_not_train(images):
     fast = ninefold.for_inference(nn.Conv2d(3, 4, 3).eval(), images)
     with pytest.raises(ValueError, match="`model` must be the original"):
         ninefold.for_training(fast)
+
+
+def test_a_depth_multiplier_stays_in_pytorch_alone():
+    """The chains before it and behind it train in kernels."""
+    model = nn.Sequential(
+        nn.Conv2d(8, 16, 1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, groups=16),
+        nn.Conv2d(32, 16, 1),
+        nn.BatchNorm2d(16),
+    )
+    theirs = copy.deepcopy(model).double()
+    x = torch.randn(4, 8, 10, 10)
+    ours = ninefold.for_training(model)
+    for network, given in ((ours, x), (theirs, x.double())):
+        network(given).square().mean().backward()
+    assert training.summary(ours).splitlines() == [
+        "2 of 3 convolutions train in 2 fused chains",
+        "  fused    0",
+        "  fused    4",
+        "  PyTorch  3: a depth multiplier",
+    ]
+    for got, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(got.grad.double(), wanted.grad, rtol=1e-3, atol=1e-6)

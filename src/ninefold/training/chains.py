@@ -136,6 +136,9 @@ def _link(convolution: Node, given: dict[str, Any]) -> Link | str:
         sides = tuple(a + b for a, b in zip(sides, around, strict=True))  # type: ignore[assignment]
     kind: Any = "standard"
     if groups > 1 and per_group == 1:
+        if int(kernel.shape[0]) != groups:
+            # Left out by itself, or the whole chain around it would stay in PyTorch.
+            return "a depth multiplier"
         kind = "depthwise"
     elif (window, groups, stride, sides) == ([1, 1], 1, (1, 1), (0, 0, 0, 0)):
         kind = "pointwise"
