@@ -294,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: both")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=60_000, help="training images")
+    parser.add_argument("--images", type=int, default=40_000, help="training images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--distil", type=int, default=4, help="epochs of distillation, and from scratch")
     parser.add_argument("--no-times", action="store_true", help="stop before the times are taken")

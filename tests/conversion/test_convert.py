@@ -46,7 +46,7 @@ def test_the_digit_network_is_the_trained_one(
     assert accuracy(digit_network, *(part[500:2500] for part in digits)) > 0.995
 
 
-@pytest.mark.parametrize(("terms", "least"), [(1, 0.96), (2, 0.99)])
+@pytest.mark.parametrize(("terms", "least"), [(1, 0.98), (2, 0.99)])
 def test_one_shot_keeps_what_the_digit_network_learnt(
     digit_network: nn.Module, digits: tuple[Tensor, Tensor], terms: int, least: float
 ) -> None:

@@ -27,6 +27,13 @@ _NUMBERS = "One number, or one per channel with commas between"
 @click.option(
     "--images", type=click.IntRange(min=1), default=500, show_default=True, help="Pictures to calibrate on."
 )
+@click.option(
+    "--passes",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Over those pictures, to fit each layer again to what moves the answers.",
+)
 @click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="To distil for.")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures in a batch."

@@ -33,6 +33,7 @@ def transform(
     order: Any,
     layers: tuple[str, ...],
     images: int,
+    passes: int,
     epochs: int,
     batch: int,
     rate: float,
@@ -87,6 +88,7 @@ def transform(
             budget=budget,
             order=order,
             layers=layers or None,
+            passes=passes,
             seed=seed,
             progress=tell,
         )

@@ -23,8 +23,7 @@ def gather(original: nn.Module, student: nn.Module, site: Site, batches: Batches
     """Moments of what `student` feeds the layer against what `original` gives there; both in eval mode."""
     convolution = original.get_submodule(site.name)
     assert isinstance(convolution, nn.Conv2d)
-    per_image = -(-wanted_positions(site) // (batches.images * site.calls))
-    gathering = Gathering(convolution, positions=per_image, seed=seed)
+    gathering = Gathering(convolution, positions=positions_per_image(site, batches), seed=seed)
     ask = Probe(original, site.name, site.calls, inputs=False)
     feed = Probe(student, site.name, site.calls, inputs=True)
     for inputs in batches:
@@ -34,7 +33,7 @@ def gather(original: nn.Module, student: nn.Module, site: Site, batches: Batches
 
 
 def best(
-    convolution: nn.Conv2d, terms: int, orders: Sequence[Order], moments: Moments | None, *, rounds: int = 20
+    convolution: nn.Conv2d, terms: int, orders: Sequence[Order], moments: Moments | None, *, rounds: int = 50
 ) -> tuple[Factors, float]:
     """The best `terms` terms among `orders`, and their error.
 
@@ -54,6 +53,11 @@ def best(
     return min(found, key=lambda each: each[1])
 
 
+def positions_per_image(site: Site, batches: Batches) -> int:
+    """How many of an image's positions are enough, given how many images there are."""
+    return -(-wanted_positions(site) // (batches.images * site.calls))
+
+
 def wanted_positions(site: Site) -> int:
     """How many positions make the moments of a layer's patches good enough."""
     return max(_LEAST, _PER_UNKNOWN * site.shape.channels_per_group * numel(site.shape.kernel_size))
@@ -65,8 +69,8 @@ def needed_bytes(site: Site, terms: int) -> int:
     taps = numel(shape.kernel_size)
     patch = shape.channels_per_group * taps
     outputs = shape.out_channels // shape.groups
-    # S twice (gathered and centred or regularised), C twice, the filters' image under S, the combinations'
-    # Gram matrix and its factorisation.
-    numbers = 2 * patch**2 + 2 * outputs * patch
+    # S twice (gathered and centred or regularised), C thrice (as gathered and as emphasised), the filters'
+    # image under S, the combinations' Gram matrix and its factorisation.
+    numbers = 2 * patch**2 + 3 * outputs * patch
     numbers += shape.channels_per_group * terms * patch + 3 * (shape.channels_per_group * terms) ** 2
     return shape.groups * 8 * numbers + gathering_bytes(shape)

@@ -30,7 +30,7 @@ _SOLVED = 1e-8
 _ENOUGH = 1e-4
 
 
-def fit(start: Factors, moments: Moments, *, rounds: int = 20) -> Factors:
+def fit(start: Factors, moments: Moments, *, rounds: int = 50) -> Factors:
     """Improve `start` for at most `rounds` alternations, until the error falls by less than one in 10⁴.
 
     The error on these moments never rises. Float64 in and out.
@@ -40,6 +40,7 @@ def fit(start: Factors, moments: Moments, *, rounds: int = 20) -> Factors:
             Factors(start.first, start.filters[g], start.mixing[g]),
             moments.patches[g],
             moments.cross[g],
+            float(moments.energy[g]),
             rounds,
         )
         for g in range(start.filters.shape[0])
@@ -48,19 +49,28 @@ def fit(start: Factors, moments: Moments, *, rounds: int = 20) -> Factors:
     return Factors(start.first, filters, mixing)
 
 
-def _one_group(start: Factors, patches: Tensor, cross: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    filters, mixing = start.filters, start.mixing
+def _one_group(
+    start: Factors, patches: Tensor, cross: Tensor, energy: float, rounds: int
+) -> tuple[Tensor, Tensor]:
     alternate = _depthwise_first if start.first == "depthwise" else _pointwise_first
-    channels = cross.shape[1] // filters.shape[-1]
-    moments = patches.reshape(channels, filters.shape[-1], channels, filters.shape[-1])
-    wanted = cross.reshape(cross.shape[0], channels, filters.shape[-1])
-    last = float("inf")
+    channels = cross.shape[1] // start.filters.shape[-1]
+    moments = patches.reshape(channels, start.filters.shape[-1], channels, start.filters.shape[-1])
+    wanted = cross.reshape(cross.shape[0], channels, start.filters.shape[-1])
+    filters, mixing = ahead = start.filters, start.mixing
+    error, steps = float("inf"), 0
     for _ in range(rounds):
-        filters, mixing, fall = alternate(filters, mixing, moments, wanted)
-        # `fall` is J less var(y): the more negative, the better.
-        if last - fall < _ENOUGH * abs(fall):
+        *found, fall = alternate(*ahead, moments, wanted)
+        if fall + energy > error:
+            # It went too far ahead: once more from where it stood.
+            ahead, steps = (filters, mixing), 0
+            continue
+        far = steps / (steps + 3)
+        ahead = found[0] + far * (found[0] - filters), found[1] + far * (found[1] - mixing)
+        filters, mixing = found
+        gained, error = error - (fall + energy), fall + energy
+        if gained < _ENOUGH * error:
             break
-        last = fall
+        steps += 1
     return filters, mixing
 
 

@@ -45,13 +45,14 @@ def output_error(model: nn.Module, original: nn.Module, batches: Batches) -> flo
     difference = scale = 0.0
     with torch.no_grad():
         for inputs in batches:
-            got, wanted = _first(model(*inputs)).double(), _first(original(*inputs)).double()
+            got, wanted = first_tensor(model(*inputs)).double(), first_tensor(original(*inputs)).double()
             difference += float((got - wanted).square().sum())
             scale += float(wanted.square().sum())
     return difference / max(scale, 1e-300)
 
 
-def _first(output: Any) -> Tensor:
+def first_tensor(output: Any) -> Tensor:
+    """The first tensor in what a network returns."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values() if isinstance(output, dict) else output))
     return output

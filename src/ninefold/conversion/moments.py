@@ -55,10 +55,20 @@ def gathering_bytes(shape: ConvShape) -> int:
 class Gathering:
     """Adds up the moments of one convolution: `add` for each batch, then `moments`."""
 
-    def __init__(self, convolution: nn.Conv2d, *, positions: int | None = None, seed: int = 0) -> None:
-        """Take at most `positions` of each image, chosen anew for each batch; None takes all."""
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        *,
+        positions: int | None = None,
+        seed: int = 0,
+        squares: bool = True,
+    ) -> None:
+        """Take at most `positions` of each image, chosen anew for each batch; None takes all.
+
+        Without `squares` the patches' own covariance, most of the work, is left out.
+        """
         self._convolution = convolution
-        self._positions = positions
+        self._positions, self._squares = positions, squares
         self._generator = torch.Generator().manual_seed(seed)
         self._sums: tuple[Tensor, ...] | None = None
         self._shift: tuple[Tensor, Tensor] | None = None
@@ -76,7 +86,8 @@ class Gathering:
         patches, cross, energy, patch_sum, output_sum = self._sums
         patch_mean, output_mean = patch_sum / self._count, output_sum / self._count
         # In place: at 512 channels of 3×3 the largest of them takes 170 MB.
-        patches.div_(self._count).baddbmm_(patch_mean[..., None], patch_mean[:, None], alpha=-1)
+        if self._squares:
+            patches.div_(self._count).baddbmm_(patch_mean[..., None], patch_mean[:, None], alpha=-1)
         cross.div_(self._count).baddbmm_(output_mean[..., None], patch_mean[:, None], alpha=-1)
         energy = energy / self._count - output_mean.square().sum(-1)
         return Moments(
@@ -115,7 +126,7 @@ class Gathering:
             groups, _, size = patches.shape
             results = outputs.shape[2]
             shapes = (
-                (groups, size, size),
+                (groups, size, size) if self._squares else (groups, 0, 0),
                 (groups, results, size),
                 (groups,),
                 (groups, size),
@@ -124,7 +135,8 @@ class Gathering:
             self._sums = tuple(patches.new_zeros(shape) for shape in shapes)
         assert self._sums is not None
         patches, outputs = patches - self._shift[0][:, None], outputs - self._shift[1][:, None]
-        self._sums[0].baddbmm_(patches.transpose(1, 2), patches)
+        if self._squares:
+            self._sums[0].baddbmm_(patches.transpose(1, 2), patches)
         self._sums[1].baddbmm_(outputs.transpose(1, 2), patches)
         self._sums[2].add_(outputs.square().sum((1, 2)))
         self._sums[3].add_(patches.sum(1))
