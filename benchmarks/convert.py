@@ -34,6 +34,7 @@ BATCH, BUDGET, CALIBRATION = 64, 0.25, 500
 # Chosen on a VGG and the last 10,000 training images, kept apart: distilled for 4 epochs of 20,000 others it
 # came to 88.5 % at 1e-3 (in batches of 128), 89.1 at 3e-3, 89.3 at 6e-3, where the original had 89.9.
 RATE, STUDENT_RATE = 3e-3, 6e-3
+LABELS = 1.0  # what labels count in distilling, beside the original's answers
 FORMAT = torch.channels_last
 CLOCKS = (
     "PyTorch",
@@ -153,11 +154,12 @@ def run(network: str, seed: int, folder: Path, options: argparse.Namespace) -> d
         distil(
             result.model,
             original,
-            images,
+            data,
             epochs=options.distil,
             layers=tuple(result.choices),
             batch=BATCH,
             learning_rate=STUDENT_RATE,
+            labels=LABELS,
             seed=seed,
             output=distilled,
             resume=begun(distilled),
@@ -246,7 +248,7 @@ def report(runs: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "original": f"a standard network, trained with labels for {options.epochs} epochs",
         "singular values alone": f"at most {BUDGET} of the convolutions' multiplications, nothing fitted",
         "calibrated": f"the same budget, terms fitted to {CALIBRATION} training images; no training",
-        "distilled": f"then {options.distil} epochs of distillation from the original, without labels",
+        "distilled": f"then {options.distil} epochs of distillation from the original; labels count {LABELS:g}",
         "from scratch": f"the converted network, new weights, {options.distil} epochs with labels",
         "training": f"batch {BATCH}, Adam, a cosine from {RATE} to 0, from {STUDENT_RATE} for the separable "
         "networks; no augmentation",

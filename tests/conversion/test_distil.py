@@ -61,6 +61,18 @@ def test_the_student_comes_closer_and_the_teacher_stays(
     assert not closer.training and not any(module._forward_hooks for module in closer.modules())
 
 
+def test_labels_count_where_they_are_asked_for(teacher: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(48, 2, 8, 8)
+    labels = (teacher(x).argmax(1) + 1) % 3  # the teacher is always wrong
+    data = list(zip(x, labels.tolist(), strict=True))
+    right = []
+    for weight in (0.0, 50.0):
+        student = convert(teacher, x, terms=1).model
+        distil(student, teacher, data, epochs=15, batch=16, labels=weight, learning_rate=1e-2, fused=False)
+        right.append(float((student(x).argmax(1) == labels).double().mean()))
+    assert right[0] < 0.3 and right[1] > 0.7
+
+
 def test_the_training_kernels_learn_the_same(teacher: nn.Module) -> None:
     x = torch.randn(32, 2, 8, 8)
     student = convert(teacher, x, x, 2).model
@@ -123,6 +135,8 @@ def test_singular_values_alone_are_what_convert_makes_without_data(teacher: nn.M
         ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
         ({"temperature": float("inf")}, "`temperature` must be positive, got inf"),
         ({"features": -1.0}, "`features` must be non-negative, got -1.0"),
+        ({"labels": float("nan")}, "`labels` must be non-negative, got nan"),
+        ({"labels": 1.0}, "`labels` must be 0 where `data` has none, got images alone"),
         ({"resume": True}, "`resume` must go with an `output` to go on from, got none"),
         ({"data": []}, "`data` must hold at least one image, got none"),
         ({"data": iter([])}, "`data` must be a tensor of images or a dataset with a length, got list_iter"),

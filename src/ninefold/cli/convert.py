@@ -39,6 +39,13 @@ _NUMBERS = "One number, or one per channel with commas between"
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Pictures in a batch."
 )
 @click.option("--rate", type=float, default=3e-3, show_default=True, help="Learning rate, in distilling.")
+@click.option(
+    "--labels",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="What labels count in distilling, beside the original's answers.",
+)
 @click.option("--plain", is_flag=True, help="Distil in PyTorch, without Ninefold's training kernels.")
 @click.option(
     "--run",

@@ -37,6 +37,7 @@ def transform(
     epochs: int,
     batch: int,
     rate: float,
+    labels: float,
     plain: bool,
     run: Path | None,
     resume: bool,
@@ -79,6 +80,8 @@ def transform(
         preparation = _preparation(network, mean, deviation)
     with joined() as group, progress.steps() if group.first else nullcontext(progress.Steps()) as steps:
         source = _Data(data, preparation, images, epochs, batch, seed)
+        if labels and not (epochs and source.labelled):
+            raise ValueError(f"`labels` must go with `epochs` and data that has labels, got {labels}")
         tell = _teller(steps)
         found = convert(
             network.model,
@@ -110,6 +113,7 @@ def transform(
                     layers=tuple(found.choices),
                     batch=batch,
                     learning_rate=rate,
+                    labels=labels,
                     fused=not plain,
                     seed=seed,
                     output=run,
@@ -167,6 +171,7 @@ class _Data:
         self.training: Any = None
         self.test: Any = None
         self.tested = 0
+        self.labelled = False
         if data is None:
             return
         import torch
@@ -186,6 +191,7 @@ class _Data:
             learnt = images if not epochs else max(images, len(order) * 4 // 5)
             kept, test = order[:learnt], Subset(first, order[learnt:])
         labelled = first.labelled and (second is None or second.labelled)
+        self.labelled = first.labelled
         if labelled and len(test):
             self.tested = min(len(test), _TESTED)
             self.test = DataLoader(Subset(test, range(self.tested)), batch)

@@ -3,7 +3,7 @@
 The loss is Hinton's soft labels (2015, arXiv:1503.02531), the divergence of the two class distributions at a
 temperature T, times T², plus the mean over the converted layers of the relative square error of their outputs
 (hints after FitNets, Romero et al. 2015, arXiv:1412.6550, and needing no adapters here, for the shapes
-agree). The steps are `ninefold.trainer`'s.
+agree), plus, where wanted, the cross-entropy with the labels. The steps are `ninefold.trainer`'s.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def distil(
     learning_rate: float = 3e-3,
     temperature: float = 4.0,
     features: float = 0.1,
+    labels: float = 0.0,
     fused: bool = True,
     seed: int = 0,
     workers: int = 0,
@@ -45,8 +46,9 @@ def distil(
 ) -> dict[str, Any]:
     """Train `student` in place to answer as `teacher` does, and return the last epoch's metrics.
 
-    `data` is a tensor of images, or a dataset of images or of tuples that begin with one; labels are not
-    used. `layers` name the converted layers, whose outputs count `features` times as much as the answers.
+    `data` is a tensor of images, or a dataset of images or of tuples that begin with an image and its label.
+    `layers` name the converted layers, whose outputs count `features` times as much as the answers, and
+    labels count `labels` times: a teacher that has not learnt all it could is then no limit.
     Adam, its rate falling from `learning_rate` to 0 along a cosine, in batches of at most `batch`, in
     Ninefold's training kernels if `fused`. `teacher` is run in eval mode and not changed; `student` ends in
     the modes it came in.
@@ -61,12 +63,13 @@ def distil(
     check(epochs, batch, learning_rate, output, resume)
     if not 0 < temperature < math.inf:
         raise ValueError(f"`temperature` must be positive, got {temperature}")
-    if not 0 <= features < math.inf:
-        raise ValueError(f"`features` must be non-negative, got {features}")
-    images = _Images(data)
+    for name, value in (("features", features), ("labels", labels)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"`{name}` must be non-negative, got {value}")
+    images = _Images(data, labelled=labels > 0)
     if not len(images):
         raise ValueError("`data` must hold at least one image, got none")
-    goal = _Likeness(student, teacher, layers if features else (), temperature, features)
+    goal = _Likeness(student, teacher, layers if features else (), temperature, features, labels)
     place = tempfile.TemporaryDirectory() if output is None else contextlib.nullcontext(output)
     with (
         place as folder,
@@ -118,10 +121,16 @@ class _Likeness:
     """How far a student's answers and features are from its teacher's: an objective for the trainer."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], temperature: float, weight: float
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        layers: Sequence[str],
+        temperature: float,
+        features: float,
+        labels: float,
     ) -> None:
         self.student, self.teacher, self.layers = student, teacher, tuple(layers)
-        self.temperature, self.weight = temperature, weight
+        self.temperature, self.features, self.labels = temperature, features, labels
         self.got: dict[str, Tensor] = {}
         self.aim: dict[str, Tensor] = {}
 
@@ -135,11 +144,14 @@ class _Likeness:
             raise ValueError("`data` must be finite, and the teacher's answers to it, got NaN or infinity")
         loss = soft_labels(answers, wanted, self.temperature)
         if self.layers:
-            loss = loss + self.weight * self._features()
+            loss = loss + self.features * self._differences()
+        if self.labels:
+            loss = loss + self.labels * functional.cross_entropy(answers, labels)
         return loss
 
     def signature(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "features": self.weight, "layers": list(self.layers)}
+        weights = {"features": self.features, "labels": self.labels}
+        return {"temperature": self.temperature, **weights, "layers": list(self.layers)}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -147,7 +159,7 @@ class _Likeness:
         with _watched(self.student, self.layers, self.got), _watched(self.teacher, self.layers, self.aim):
             yield
 
-    def _features(self) -> Tensor:
+    def _differences(self) -> Tensor:
         errors = [
             (self.got[name] - self.aim[name]).square().mean() / self.aim[name].var().clamp_min(1e-12)
             for name in self.layers
@@ -163,32 +175,35 @@ def soft_labels(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
 
 
 class _Images(trainer.Examples):
-    """The images of a tensor or a dataset; a label that nobody reads goes with each."""
+    """The images of a tensor or a dataset, with their labels, or with 0 where nobody asks."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, *, labelled: bool) -> None:
         if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
             kind = type(data).__name__
             raise TypeError(f"`data` must be a tensor of images or a dataset with a length, got {kind}")
-        self.data = data
+        self.data, self.labelled = data, labelled
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _image(self.data[index]), 0
+        return self._pair(self.data[index])
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
         """A whole batch, where the dataset can give one faster than its images one by one."""
         together = getattr(self.data, "__getitems__", None)
         items = together(indices) if together else [self.data[index] for index in indices]
-        return [(_image(item), 0) for item in items]
+        return [self._pair(item) for item in items]
 
-
-def _image(item: Any) -> Tensor:
-    image = item[0] if isinstance(item, tuple | list) else item
-    if not isinstance(image, Tensor):
-        raise TypeError(f"`data` must hold images as tensors, got {type(image).__name__}")
-    return image
+    def _pair(self, item: Any) -> tuple[Tensor, int]:
+        image, *rest = item if isinstance(item, tuple | list) else (item,)
+        if not isinstance(image, Tensor):
+            raise TypeError(f"`data` must hold images as tensors, got {type(image).__name__}")
+        if not self.labelled:
+            return image, 0
+        if not rest:
+            raise ValueError("`labels` must be 0 where `data` has none, got images alone")
+        return image, int(rest[0])
 
 
 class _Telling(trainer.Tell):
