@@ -11,19 +11,17 @@ import argparse
 import copy
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import onnxruntime
 import torch
-import torchvision
 from torch import Tensor, nn
 
+import conversion_times
 import page
-from ninefold import convert, datasets, for_inference, measure, surroundings, trainer
-from ninefold.conversion import Conversion, distil, singular_values_alone
+from ninefold import convert, datasets, measure, surroundings, trainer
+from ninefold.conversion import distil, singular_values_alone
 from ninefold.photos import Preparation
 from small_networks import NETWORKS, WIDTH
 
@@ -36,14 +34,6 @@ BATCH, BUDGET, CALIBRATION = 64, 0.25, 500
 RATE, STUDENT_RATE = 3e-3, 6e-3
 LABELS = 1.0  # what labels count in distilling, beside the original's answers
 FORMAT = torch.channels_last
-CLOCKS = (
-    "PyTorch",
-    "PyTorch, channels-last",
-    "ONNX Runtime",
-    "Ninefold",
-    "converted, PyTorch",
-    "converted, Ninefold",
-)
 STAGES = {
     "original": "original",
     "singular_values": "singular values alone",
@@ -172,56 +162,6 @@ def run(network: str, seed: int, folder: Path, options: argparse.Namespace) -> d
     return found
 
 
-def times(name: str, original: nn.Module, result: Conversion, x: Tensor) -> list[str]:
-    """A row: milliseconds per image, one thread, taking turns. Weights do not change a time."""
-    original, converted = original.eval(), result.model.eval()
-    standard, separable = for_inference(original, x), for_inference(converted, x)
-    last = copy.deepcopy(original).to(memory_format=FORMAT)
-    candidates: dict[str, Callable[[], object]] = {
-        "PyTorch": lambda: original(x),
-        "PyTorch, channels-last": lambda: last(x.contiguous(memory_format=FORMAT)),
-        "ONNX Runtime": onnx_session(original, x),
-        "Ninefold": lambda: standard(x),
-        "converted, PyTorch": lambda: converted(x),
-        "converted, Ninefold": lambda: separable(x),
-    }
-    with torch.no_grad():
-        compared = measure.interleaved(candidates, threads=1, seconds=6.0)
-    peer = compared.fastest("PyTorch", "PyTorch, channels-last", "ONNX Runtime")
-    return [
-        name,
-        f"{float(result.ratio):.3f}",
-        *(f"{1e3 * compared[each].median:.3f}" for each in CLOCKS),
-        f"{compared.ratio(peer, 'converted, Ninefold'):.2f}×",
-    ]
-
-
-def timed() -> str:
-    """The table of times: the two small networks in their budget, two large ones with one term everywhere."""
-    x, photo = torch.randn(1, 1, 28, 28), torch.randn(1, 3, 224, 224)
-    rows = []
-    for name, make in NETWORKS.items():
-        say(f"timing {name}")
-        small = make()
-        rows.append(times(name, small, convert(small, x, budget=BUDGET), x))
-    for name in ("resnet18", "vgg16"):
-        say(f"timing {name}")
-        large = torchvision.models.get_model(name, weights=None)
-        rows.append(times(f"{name}, 224²", large, convert(large, photo), photo))
-    return page.table(["network", "multiplications", *CLOCKS, "over the fastest peer"], rows)
-
-
-def onnx_session(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """The original in ONNX Runtime, on one thread."""
-    file = KEPT / "original.onnx"
-    torch.onnx.export(model, (x,), str(file), dynamo=True, verbose=False)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(file), settings)
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)
-
-
 def everything(part: str) -> tuple[Tensor, Tensor]:
     """All images and labels of a part of Fashion-MNIST."""
     if part not in _PARTS:
@@ -248,12 +188,13 @@ def report(runs: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "original": f"a standard network, trained with labels for {options.epochs} epochs",
         "singular values alone": f"at most {BUDGET} of the convolutions' multiplications, nothing fitted",
         "calibrated": f"the same budget, terms fitted to {CALIBRATION} training images; no training",
-        "distilled": f"then {options.distil} epochs of distillation from the original; labels count {LABELS:g}",
+        "distilled": f"then {options.distil} epochs of distillation from the original (T = 4, features 0.1), "
+        f"with labels (weight {LABELS:g})",
         "from scratch": f"the converted network, new weights, {options.distil} epochs with labels",
         "training": f"batch {BATCH}, Adam, a cosine from {RATE} to 0, from {STUDENT_RATE} for the separable "
         "networks; no augmentation",
     }
-    machine = surroundings.describe(measure.limits(1), "onnxruntime")
+    machine = surroundings.describe(measure.limits(1), "onnxruntime", "openvino")
     lines = [
         "# Conversion",
         "",
@@ -263,10 +204,10 @@ def report(runs: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "",
         *(f"- {name}: {text}" for name, text in facts.items()),
         "",
-        "Milliseconds for one image, one thread, taking turns in one process. The small networks are in",
-        "the budget above; the large ones have one term in every layer but the first, and random weights.",
+        "Milliseconds for one image, one thread, taking turns in one process; weights are random. The small",
+        "networks are in the budget above, the large ones have one term in every layer but the first.",
         "",
-        timed(),
+        conversion_times.table(KEPT, BUDGET),
         "",
         page.circumstances([machine]),
         f"- `{page.command()}`",
