@@ -41,7 +41,10 @@ def weighted(model: Ignoring, weight: Tensor, bias: Tensor, x: Tensor) -> float:
     return float(((slopes / slopes.mean()).clamp(max=1) * (y - z).square()).sum())
 
 
-def test_the_weighted_error_falls_with_every_pass() -> None:
+@pytest.mark.parametrize("kept", [1 << 30, 0])
+def test_the_weighted_error_falls_with_every_pass(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not there is room to keep the gradients."""
+    monkeypatch.setattr(emphasis, "_KEPT_BYTES", kept)
     model, x = Ignoring().eval(), torch.randn(40, 2, 10, 10)
     batches = Batches([x], (x[:1],))
     site = survey(model, (x[:1],))[1]

@@ -14,7 +14,7 @@ pass over the data makes targets and fits to them as before, with the S there is
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,8 @@ from ninefold.conversion.survey import Site
 from ninefold.shape import numel
 
 _ROUNDS = 10  # alternations in a pass, which begin where the last pass ended
-SAVED_BYTES = 256 << 20  # of activations that a backward pass may keep
+_SAVED_BYTES = 256 << 20  # of activations that a backward pass may keep
+_KEPT_BYTES = 512 << 20  # of a layer's inputs, outputs and their slopes, from pass to pass
 
 
 def emphasise(
@@ -54,21 +55,20 @@ def emphasise(
     convolution = original.get_submodule(site.name)
     assert isinstance(convolution, nn.Conv2d)
     bias = moments.bias(factors.weight())
-    feed = Probe(student, site.name, site.calls, inputs=True)
+    if not passes:
+        return factors, bias
+    found = _Evidence(original, student, site, batches, images, seed)
     for _ in range(passes):
         fitted = _as_convolution(convolution, factors, bias)
         # The same positions as the moments', or S and C would not belong together.
         gathering = Gathering(convolution, positions=positions, seed=seed, squares=False)
-        chance = torch.Generator().manual_seed(seed)
         mean = total = 0.0
-        for inputs in batches:
-            found = _gradients(original, convolution, inputs, images, chance)
-            if found is None:
-                return factors, bias
-            for x, y, slope in zip(feed(*inputs), *found, strict=True):
-                total, mean = total + slope.numel(), mean + float(slope.sum())
-                share = (slope * (total / max(mean, 1e-300))).clamp(max=1)
-                gathering.add(x, torch.lerp(fitted(x), y, share))
+        for x, y, slope in found:
+            total, mean = total + slope.numel(), mean + float(slope.sum())
+            share = (slope * (total / max(mean, 1e-300))).clamp(max=1)
+            gathering.add(x, torch.lerp(fitted(x), y, share))
+        if not total:
+            break
         aim = gathering.moments()
         aim = replace(moments, cross=aim.cross, energy=aim.energy, output_mean=aim.output_mean)
         factors = fit(factors, aim, rounds=_ROUNDS)
@@ -76,10 +76,51 @@ def emphasise(
     return factors, bias
 
 
+def needed_bytes(site: Site, sites: Sequence[Site], images: int) -> int:
+    """What a layer's passes over `images` images hold, besides what calibrating it does."""
+    kept, saved = _evidence_bytes(site, images), _saved_bytes(sites)
+    return (kept if kept <= _KEPT_BYTES else 0) + saved * min(images, images_at_once(sites))
+
+
 def images_at_once(sites: Sequence[Site]) -> int:
-    """How many images' gradients can be taken at a time; for one of a convolution's about three are kept."""
-    shapes = [(site.calls * site.shape.out_channels, numel(site.shape.output_size)) for site in sites]
-    return max(1, SAVED_BYTES // max(1, sum(12 * channels * places for channels, places in shapes)))
+    """How many images' gradients can be taken at a time."""
+    return max(1, _SAVED_BYTES // max(1, _saved_bytes(sites)))
+
+
+def _saved_bytes(sites: Sequence[Site]) -> int:
+    """Of one image, for its gradients: three images for each that a convolution makes."""
+    return sum(12 * site.calls * site.shape.out_channels * numel(site.shape.output_size) for site in sites)
+
+
+def _evidence_bytes(site: Site, images: int) -> int:
+    shape = site.shape
+    numbers = shape.in_channels * numel(shape.input_size)
+    numbers += 2 * shape.out_channels * numel(shape.output_size)
+    return 4 * images * site.calls * numbers
+
+
+class _Evidence:
+    """A layer's inputs, the outputs wanted and their slopes, batch by batch; kept where there is room."""
+
+    def __init__(
+        self, original: nn.Module, student: nn.Module, site: Site, batches: Batches, images: int, seed: int
+    ) -> None:
+        self._original, self._layer = original, original.get_submodule(site.name)
+        self._feed = Probe(student, site.name, site.calls, inputs=True)
+        self._batches, self._images, self._seed = batches, images, seed
+        small = _evidence_bytes(site, batches.images) <= _KEPT_BYTES
+        self._kept = list(self._made()) if small else None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return iter(self._kept) if self._kept is not None else self._made()
+
+    def _made(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        chance = torch.Generator().manual_seed(self._seed)
+        for inputs in self._batches:
+            found = _gradients(self._original, self._layer, inputs, self._images, chance)
+            if found is None:
+                return
+            yield from zip(self._feed(*inputs), *found, strict=True)
 
 
 def _gradients(

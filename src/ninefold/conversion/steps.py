@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ninefold.conversion import budget as budgets
-from ninefold.conversion import mend
+from ninefold.conversion import emphasis, mend
 from ninefold.conversion.batches import Batches
 from ninefold.conversion.calibrate import best, gather, needed_bytes, positions_per_image
-from ninefold.conversion.emphasis import SAVED_BYTES, emphasise, images_at_once
 from ninefold.conversion.factors import ORDERS, Order
 from ninefold.conversion.layers import Choice, fill, put, separable
 from ninefold.conversion.result import Conversion, Layer
@@ -73,7 +72,7 @@ def convert(
     batches = None if calibration is None else Batches(calibration, inputs)
     todo = [site for site in sites if not site.why_not]
     if batches is not None:
-        needed = _check_memory(todo, terms, memory, passes)
+        needed = _check_memory(sites, terms, memory, batches.images if passes else 0)
         tell(f"calibration will hold at most {needed >> 20} MB besides the networks and a batch in them", 0.0)
     with evaluating(model), torch.no_grad():
         if terms is not None:
@@ -84,11 +83,12 @@ def convert(
             wanted = _planned(model, sites, batches, Fraction(budget or 1), orders, seed, tell)
         student = copy.deepcopy(model)
         made = {}
+        images = emphasis.images_at_once(sites)
         for position, site in enumerate(todo):
             if site.name in wanted:
                 tell(f"converting {site.name}", position / len(todo))
                 made[site.name] = _convert(
-                    model, student, site, *wanted[site.name], batches, seed, passes, images_at_once(sites)
+                    model, student, site, *wanted[site.name], batches, seed, passes, images
                 )
         notes = [] if batches is None else _mend(student, model, batches, tell)
     for name, module in model.named_modules():
@@ -127,7 +127,7 @@ def _convert(
     factors, error = best(convolution, terms, orders, moments)
     bias: Tensor | None = convolution.bias
     if moments is not None and batches is not None:
-        factors, bias = emphasise(
+        factors, bias = emphasis.emphasise(
             factors,
             moments,
             original,
@@ -265,10 +265,14 @@ def _check_sites(model: nn.Module, sites: Sequence[Site]) -> None:
             raise ValueError(f"`model` must have finite weights, got NaN or infinity in {site.name}")
 
 
-def _check_memory(sites: Sequence[Site], terms: int | None, memory: int, passes: int) -> int:
+def _check_memory(sites: Sequence[Site], terms: int | None, memory: int, images: int) -> int:
     """The bytes that calibration will hold at most; under a budget any number of terms may be tried."""
-    saved = SAVED_BYTES if passes else 0
-    needs = {site.name: needed_bytes(site, terms or max(site.full.values())) + saved for site in sites}
+    needs = {
+        site.name: needed_bytes(site, terms or max(site.full.values()))
+        + emphasis.needed_bytes(site, sites, images)
+        for site in sites
+        if not site.why_not
+    }
     name = max(needs, key=lambda each: needs[each])
     if needs[name] > memory:
         rule = f"`memory` must be at least {needs[name]:,} bytes, which calibrating {name} takes"
