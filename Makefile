@@ -66,10 +66,10 @@ bench: $(STAMPS)/package  ## Ninefold against its peers, with this machine's lim
 	@$(BIN)/python benchmarks/inference.py --write $(ARGS)
 	@$(BIN)/python benchmarks/training.py --write
 
-bench-convert: $(STAMPS)/package  ## Networks trained on Fashion-MNIST, converted, distilled, three seeds; takes an hour
+bench-convert: $(STAMPS)/package  ## Networks trained on Fashion-MNIST, converted, distilled, three seeds; takes 30 minutes of a core
 	@$(BIN)/python benchmarks/convert.py --write $(ARGS)
 
-curve: $(STAMPS)/package  ## Fashion-MNIST learnt in fused chains and in PyTorch, three seeds each way; takes an hour
+curve: $(STAMPS)/package  ## Fashion-MNIST learnt in fused chains and in PyTorch, three seeds each way; takes 30 minutes of a core
 	@$(BIN)/python benchmarks/curve.py --write $(ARGS)
 
 reports: $(STAMPS)/package  ## ninefold report on six networks and files, totals held against PyTorch's; build/reports
