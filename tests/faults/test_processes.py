@@ -182,3 +182,25 @@ def test_the_interpreter_ends_while_a_daemon_computes() -> None:
     # too. What must not be is a hang, or a fault in memory that is gone.
     assert done.stdout == "end\n"
     assert done.returncode in (0, -6), done.stderr[-2000:]
+
+
+def test_gradients_of_a_strided_pointwise_layer_stay_in_their_memory() -> None:
+    # PyTorch 2.13's own weight gradient ends this process: it writes past its memory.
+    done = run(
+        "torch.set_num_threads(5)\n"
+        "x = torch.randint(-4, 5, (2, 2, 12, 12)).float().contiguous(memory_format=torch.channels_last)\n"
+        "x.requires_grad_()\n"
+        "w = torch.randint(-4, 5, (3, 2, 1, 1)).float().requires_grad_()\n"
+        "b = torch.ones(3, requires_grad=True)\n"
+        "padding, wanted = (1, 0, 2, 1), None\n"
+        "padded = torch.nn.functional.pad(x.double(), padding)[:, :, ::2, ::3]\n"
+        "truth = torch.einsum('nchw,oc->nohw', padded, w.double()[..., 0, 0]) + b.double()[:, None, None]\n"
+        "g = torch.randint(-4, 5, truth.shape).float()\n"
+        "wanted = torch.autograd.grad(truth, (x, w, b), g.double())\n"
+        "for _ in range(200):\n"
+        "    out = ninefold.ops.conv2d(x, w, b, stride=(2, 3), padding=padding)\n"
+        "    got = torch.autograd.grad(out, (x, w, b), g)\n"
+        "    assert all(torch.equal(*pair) for pair in zip(got, wanted))\n"
+        "print('end')\n"
+    )
+    assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr[-2000:]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ninefold import ops, reference
+from ninefold.ops import fallback
 
 NAN_KINDS = [float("nan"), float("inf"), float("-inf")]
 
@@ -142,3 +143,15 @@ def test_missing_kernels_warn_once_and_clearly(monkeypatch, integers):
         assert len(seen) == 1
     finally:
         backend.kernels.cache_clear()
+
+
+def test_one_channel_whose_strides_say_channels_last(integers):
+    # PyTorch 2.13's own convolution of it adds what lies in memory behind: other numbers at each call.
+    x, weight = integers(1, 1, 41, 13), integers(4, 1, 7, 7)
+    x = x.contiguous(memory_format=torch.channels_last).as_strided(x.shape, (533, 1, 13, 1))
+    wanted = torch.from_numpy(reference.depthwise_conv2d(x, weight, stride=(1, 7))).float()
+    for k in range(8):
+        dirt = [torch.full((size,), 7.0 + k) for size in range(8, 1600, 8)]
+        del dirt
+        got = fallback.convolve(x, weight, None, (1, 7), (0, 0, 0, 0), (1, 1), 1)
+        assert torch.equal(got, wanted)

@@ -36,9 +36,13 @@ def convolve(
 ) -> torch.Tensor:
     """Convolve, before any activation; zeros are copied around `x` only where the padding is one-sided."""
     left, right, top, bottom = padding
-    if left == right and top == bottom:
-        return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
-    return F.conv2d(F.pad(x, [left, right, top, bottom]), weight, bias, stride, 0, dilation, groups)
+    around = (top, left)
+    if left != right or top != bottom:
+        x, around = F.pad(x, [left, right, top, bottom]), (0, 0)
+    if x.shape[1] == 1:
+        # One channel's strides may say channels-last; PyTorch 2.13 then reads past it at a wide stride.
+        x = x[:, 0].unsqueeze(1)
+    return F.conv2d(x, weight, bias, stride, around, dilation, groups)
 
 
 def conv2d(

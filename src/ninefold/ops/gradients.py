@@ -178,6 +178,8 @@ def convolution(
 ) -> Gradients:
     """Gradients of x, weight and bias through one convolution, those that are needed, by PyTorch."""
     left, right, top, bottom = padding
+    if tuple(weight.shape[2:]) == (1, 1) and tuple(stride) != (1, 1):
+        return _strided_points(grad, x, weight, bias, stride, padding, groups, needed)
     symmetric = left == right and top == bottom
     if symmetric:
         around = [top, left]
@@ -196,3 +198,32 @@ def convolution(
         grad_weight if needed[1] else None,
         grad_bias if needed[2] else None,
     )
+
+
+def _strided_points(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> Gradients:
+    """Gradients of a 1×1 convolution that leaves pixels out: those of the pixels it reads, at stride 1.
+
+    PyTorch 2.13's own weight gradient of such a one writes past its memory at more threads than images.
+    """
+    left, right, top, bottom = padding
+    padded = F.pad(x, [left, right, top, bottom])
+    rows, columns = (slice(0, (n - 1) * s + 1, s) for n, s in zip(grad.shape[2:], stride, strict=True))
+    read = padded[:, :, rows, columns]
+    grad_read, grad_weight, grad_bias = convolution(
+        grad, read, weight, bias, (1, 1), (0, 0, 0, 0), (1, 1), groups, needed
+    )
+    grad_x = None
+    if grad_read is not None:
+        spread = torch.zeros_like(padded)
+        spread[:, :, rows, columns] = grad_read
+        grad_x = F.pad(spread, [-left, -right, -top, -bottom])
+    return grad_x, grad_weight, grad_bias
