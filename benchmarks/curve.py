@@ -46,7 +46,7 @@ def run(way: str, seed: int, data: trainer.Data, epochs: int, folder: Path) -> C
     output = folder / f"{way} {seed}"
     settings = trainer.Settings(epochs=epochs, batch=_BATCH, learning_rate=_RATE, seed=seed, **WAYS[way])
     torch._dynamo.reset()
-    trainer.train(model, data, output, settings)
+    trainer.train(model, data, output, settings, resume=(output / "checkpoint.pt").exists())
     lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return Curve(way, seed, [json.loads(line) for line in lines])
 
@@ -91,17 +91,27 @@ def _of(curves: list[Curve], way: str, name: str) -> list[float]:
 @click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--way", "ways", type=click.Choice(list(WAYS)), multiple=True, help="Only these.")
 @click.option("--threads", type=click.IntRange(min=1))
+@click.option("--runs", type=click.Path(path_type=Path), help="Keep the runs here; those begun are resumed.")
 @click.option("--write", is_flag=True, help="Keep page and data in benchmarks/results.")
-def main(data: str, seeds: int, epochs: int, ways: tuple[str, ...], threads: int | None, write: bool) -> None:
+def main(
+    data: str,
+    seeds: int,
+    epochs: int,
+    ways: tuple[str, ...],
+    threads: int | None,
+    runs: Path | None,
+    write: bool,
+) -> None:
     """Train every way from every seed."""
     if threads:
         torch.set_num_threads(threads)
     images = trainer.open_folder(Path(data), Preparation())
     curves = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as passing:
+        folder = runs or Path(passing)
         for seed in range(seeds):
             for way in ways or WAYS:
-                curves.append(curve := run(way, seed, images, epochs, Path(folder)))
+                curves.append(curve := run(way, seed, images, epochs, folder))
                 last = curve.epochs[-1]
                 told = f"loss {last['loss']:.4f}, accuracy {last['accuracy']:.4f}"
                 print(f"{way}, seed {seed}: {told}", file=sys.stderr, flush=True)
