@@ -1,39 +1,13 @@
 """Run by test_memory.py: every operand ends at a page without permissions, every output starts as NaN."""
 
-import ctypes
 import itertools
-import mmap
 import sys
 
-import numpy as np
+import guards
 import torch
+from guards import guarded, numbers
 
 from ninefold.ops import cpu
-
-PAGE = mmap.PAGESIZE
-protect = ctypes.CDLL(None, use_errno=True).mprotect
-kept = []
-
-
-def guarded(*shape, nhwc=False):
-    # A tensor whose last float is the last before a page without permissions; filled with NaN.
-    count = int(np.prod(shape))
-    pages = -(-count * 4 // PAGE)
-    region = mmap.mmap(-1, (pages + 1) * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    kept.append(region)
-    assert protect(ctypes.c_void_p(address + pages * PAGE), PAGE, 0) == 0
-    flat = np.frombuffer(region, np.float32, count, pages * PAGE - count * 4)
-    flat[:] = np.nan
-    if nhwc:
-        n, c, h, w = shape
-        return torch.from_numpy(flat.reshape(n, h, w, c)).permute(0, 3, 1, 2)
-    return torch.from_numpy(flat.reshape(shape))
-
-
-def numbers(tensor):
-    return tensor.copy_(torch.randint(-3, 4, tensor.shape).float())
-
 
 torch.manual_seed(0)
 cpu._kernels.use(sys.argv[1])
@@ -65,5 +39,5 @@ for case in itertools.product(CHANNELS, (1, 3, 5, 7), (1, 2), (7, 12)):
     got = cpu.conv2d(x, standard, offset, *window, 1, None)
     assert torch.equal(got, conv(x, standard, offset, stride, kernel // 2)), ("standard", *case)
     cases += 5
-    kept.clear()
+    guards.forget()
 print(cases, "cases")

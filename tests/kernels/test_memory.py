@@ -11,13 +11,15 @@ import pytest
 
 _kernels = pytest.importorskip("ninefold._kernels", reason="the extension is not built")
 
-SCRIPT = Path(__file__).with_name("guarded_operands.py")
+SCRIPTS = {"guarded_operands.py": 880, "guarded_training.py": 480}
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("name", _kernels.instruction_sets())
-def test_nothing_past_an_end_is_touched_and_all_of_the_output_is_written(name: str) -> None:
+def test_nothing_past_an_end_is_touched_and_all_of_the_output_is_written(name: str, script: str) -> None:
+    path = Path(__file__).with_name(script)
     child = subprocess.run(
-        [sys.executable, str(SCRIPT), name], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(path), name], capture_output=True, text=True, timeout=300, check=False
     )
     assert child.returncode == 0, f"exit {child.returncode}: {child.stderr[-2000:]}"
-    assert child.stdout == "880 cases\n"
+    assert child.stdout == f"{SCRIPTS[script]} cases\n"
