@@ -1,0 +1,230 @@
+"""Depthwise convolution in Triton: out[n, y, x, c] = Σ[i, j] weight[c, i, j] · in[n, y·s + i·d, x·s + j·d, c].
+
+Images are channels-last, weights (taps, C). One program makes a tile of LANES_Y×LANES_X patches of one image
+for a block of channels; how many channels a thread holds, 2 to 8, is lanes × channels over threads. The same
+kernel makes the input gradient (`patch.py`), reads images raw or normalised, and ends with scale, shift,
+activation and residual, or with the output's moments, or with batch-norm's two sums.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ninefold.gpu import launch, statistics
+from ninefold.gpu.language import finished, row, sloped
+from ninefold.gpu.launch import Config
+from ninefold.gpu.patch import sums
+from ninefold.gpu.statistics import store_moments, store_sums
+from ninefold.gpu.window import Window
+
+
+@triton.jit
+def depthwise_kernel(
+    out,
+    image,
+    beside,
+    numbers,
+    turn,
+    weight,
+    scale,
+    shift,
+    residual,
+    below,
+    below_numbers,
+    partial,
+    height,
+    width,
+    out_height,
+    out_width,
+    channels,
+    tiles_y,
+    tiles_x,
+    READ: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ENDING: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+    SIGN: tl.constexpr,
+    OUT_Y: tl.constexpr,
+    IN_Y: tl.constexpr,
+    BEFORE_Y: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    FIRST_Y: tl.constexpr,
+    LAST_Y: tl.constexpr,
+    PATCH_Y: tl.constexpr,
+    OUT_X: tl.constexpr,
+    IN_X: tl.constexpr,
+    BEFORE_X: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    FIRST_X: tl.constexpr,
+    LAST_X: tl.constexpr,
+    PATCH_X: tl.constexpr,
+    LANES_Y: tl.constexpr,
+    LANES_X: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    DIVISOR: tl.constexpr,
+):
+    channels = channels // DIVISOR * DIVISOR
+    tile = tl.program_id(0)
+    tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    lane = tl.arange(0, LANES_Y * LANES_X)
+    y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
+    x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
+    start = n.to(tl.int64) * height * width * channels
+    made = sums(
+        image + start,
+        image if beside is None else beside + start,
+        numbers,
+        turn,
+        weight,
+        y,
+        x,
+        (y < out_height) & (x < out_width),
+        height,
+        width,
+        channels,
+        c,
+        READ,
+        TALL,
+        WIDE,
+        SIGN,
+        OUT_Y,
+        IN_Y,
+        BEFORE_Y,
+        DILATION_Y,
+        FIRST_Y,
+        LAST_Y,
+        PATCH_Y,
+        OUT_X,
+        IN_X,
+        BEFORE_X,
+        DILATION_X,
+        FIRST_X,
+        LAST_X,
+        PATCH_X,
+    )
+    start = n.to(tl.int64) * out_height * out_width * channels
+    values, arounds, masks = (), (), ()
+    for r in tl.static_range(PATCH_Y):
+        for q in tl.static_range(PATCH_X):
+            mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (c < channels)[None, :]
+            offsets = (((y + r) * out_width + x + q) * channels)[:, None] + c[None, :]
+            value = made[r * PATCH_X + q]
+            if ENDING == "sums":
+                z = tl.load(below + start + offsets, mask=mask, other=0.0).to(tl.float32)
+                around = z - row(below_numbers, 0, channels, c)[None, :]
+                before = row(below_numbers, 2, channels, c)[None, :] * around
+                before += row(below_numbers, 3, channels, c)[None, :]
+                value = sloped(value, before, ACTIVATION)
+                arounds = arounds + (around,)
+            else:
+                value = finished(value, scale, shift, channels, c, ACTIVATION)
+            if residual is not None:
+                value += tl.load(residual + start + offsets, mask=mask, other=0.0).to(tl.float32)
+            value = value.to(out.dtype.element_ty)
+            tl.store(out + start + offsets, value, mask=mask)
+            values = values + (value.to(tl.float32),)
+            masks = masks + (mask,)
+    if ENDING == "moments":
+        rows = tl.minimum(out_height - tile_y * LANES_Y * PATCH_Y, LANES_Y * PATCH_Y)
+        columns = tl.minimum(out_width - tile_x * LANES_X * PATCH_X, LANES_X * PATCH_X)
+        count = (rows * columns).to(tl.float32)
+        tiles = tl.num_programs(0)
+        store_moments(partial, tile, tiles, values, masks, count, channels, c, PATCH_Y * PATCH_X)
+    elif ENDING == "sums":
+        store_sums(partial, tile, values, arounds, masks, channels, c, PATCH_Y * PATCH_X)
+
+
+def configs(window: Window, size: tuple[int, int], channels: int, *, backward: bool = False) -> list[Config]:
+    """Block sizes worth a try for an output of `size`, the first of them the one to take untried."""
+    stride = window.stride if backward else (1, 1)
+    wide = max(window.kernel) > 3
+    patches = [(1, 8), (2, 4), (1, 4)] if wide else [(2, 2), (1, 4), (2, 4)]
+    found = []
+    for rows, columns in patches:
+        # Patches of an input gradient begin on the stride's grid.
+        patch = launch.blocks(rows, stride[0]) * stride[0], launch.blocks(columns, stride[1]) * stride[1]
+        for held in (4, 2) if wide else (4, 8):
+            block = launch.power(channels, 16, 64)
+            lanes = 128 * held // block
+            across = launch.power(launch.blocks(size[1], patch[1]), 1, 8 if lanes >= 16 else 4)
+            across = min(across, lanes)
+            found.append(Config(patch=patch, lanes=(lanes // across, across), channels=block, warps=4))
+    return list(dict.fromkeys(found))
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    window: Window,
+    size: tuple[int, int],
+    *,
+    config: Config,
+    backward: bool = False,
+    read: str | None = None,
+    numbers: Tensor | None = None,
+    beside: Tensor | None = None,
+    turn: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    moments: bool = False,
+    below: Tensor | None = None,
+    below_numbers: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Filter `x` (batch, C, H, W), dense channels-last, with `weight` (taps, C); return (batch, C, *size).
+
+    Backward `x` is the gradient that arrives and the result that of the input. An image is read as
+    `language.read` says. The result is activation(scale·sum + shift) + residual; with `moments` it comes with
+    the mean and the biased variance of each channel, (2, C); with `below`, the raw image whose gradient this
+    is, behind that image's activation and with the two sums (2, C).
+    """
+    batch, channels, height, width = x.shape
+    out = _image(batch, channels, *size, x)
+    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
+    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
+    tiles = batch * tiles_y * tiles_x
+    ending, partial = None, None
+    if moments:
+        ending, partial = "moments", statistics.room_for_moments(tiles, channels, x)
+    elif below is not None:
+        ending, partial = "sums", statistics.room_for_sums(tiles, channels, x)
+    launch.run(
+        depthwise_kernel,
+        (tiles, launch.blocks(channels, config.channels)),
+        *(out, x, beside, numbers, turn, weight, scale, shift, residual, below, below_numbers, partial),
+        *(height, width, *size, channels, tiles_y, tiles_x),
+        config=config,
+        READ=read,
+        ACTIVATION=activation,
+        ENDING=ending,
+        LANES_Y=config.lanes[0],
+        LANES_X=config.lanes[1],
+        BLOCK_C=config.channels,
+        DIVISOR=launch.divisor(channels),
+        **window.constants(config.patch, backward=backward),
+    )
+    if partial is None:
+        return out, None
+    if moments:
+        return out, torch.stack(statistics.moments(partial, tiles, channels))
+    return out, statistics.total(partial).view(2, channels)
+
+
+def taps_first(weight: Tensor) -> Tensor:
+    """The weights (C, 1, kh, kw) as the kernels read them: (taps, C)."""
+    return weight.detach().reshape(weight.shape[0], -1).t().contiguous()
+
+
+def _image(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
+    return torch.empty(
+        (batch, channels, height, width),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )

@@ -1,0 +1,47 @@
+"""How a kernel is started: block sizes as plain data, and one door for eager calls and for traced ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, order=True)
+class Config:
+    """Block sizes of one kernel; the fields that it does not know stay at 1."""
+
+    patch: tuple[int, int] = (1, 1)  # outputs of a lane: rows, columns
+    lanes: tuple[int, int] = (1, 1)  # patches of a program: rows, columns
+    pixels: int = 1
+    outputs: int = 1
+    channels: int = 1
+    warps: int = 4
+    stages: int = 3
+
+
+def run(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
+    """Start `kernel`. Under a trace (fake tensors) the graph takes it, so that compilers see through."""
+    traced = any(isinstance(arg, Tensor) and type(arg) not in _PLAIN for arg in args)
+    started = torch.library.wrap_triton(kernel) if traced else kernel
+    started[grid](*args, **constants, num_warps=config.warps, num_stages=config.stages)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def divisor(channels: int) -> int:
+    """The largest power of two up to 16 that divides a row of channels: what makes loads wide."""
+    return next(step for step in (16, 8, 4, 2, 1) if channels % step == 0)
+
+
+def blocks(extent: int, block: int) -> int:
+    """How many blocks cover an extent."""
+    return -(-extent // block)
+
+
+def power(extent: int, least: int, most: int) -> int:
+    """The smallest power of two that covers an extent, within bounds."""
+    return min(max(1 << (extent - 1).bit_length(), least), most)
