@@ -1,4 +1,6 @@
-"""Depthwise convolution in Triton: out[n, y, x, c] = Σ[i, j] weight[c, i, j] · in[n, y·s + i·d, x·s + j·d, c].
+"""Depthwise convolution in Triton.
+
+out[n, y, x, c] = Σ[i, j] weight[c, i, j] · in[n, y·s + i·d - top, x·s + j·d - left, c]
 
 Images are channels-last, weights (taps, C). One program makes a tile of LANES_Y×LANES_X patches of one image
 for a block of channels; how many channels a thread holds, 2 to 8, is lanes × channels over threads. The same
@@ -67,6 +69,7 @@ def depthwise_kernel(
     BLOCK_C: tl.constexpr,
     DIVISOR: tl.constexpr,
 ):
+    """One tile of one image, for a block of channels."""
     channels = channels // DIVISOR * DIVISOR
     tile = tl.program_id(0)
     tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y

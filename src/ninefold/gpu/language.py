@@ -88,7 +88,11 @@ def vector(pointer, channels, c, absent: tl.constexpr):
 @triton.jit
 def normalised(z, numbers, channels, c, ACTIVATION: tl.constexpr):
     """activation(scale·(z - mean) + shift) of a tile (lanes, channels)."""
-    mean, scale, shift = row(numbers, 0, channels, c), row(numbers, 2, channels, c), row(numbers, 3, channels, c)
+    mean, scale, shift = (
+        row(numbers, 0, channels, c),
+        row(numbers, 2, channels, c),
+        row(numbers, 3, channels, c),
+    )
     return activate(scale[None, :] * (z - mean[None, :]) + shift[None, :], ACTIVATION)
 
 
@@ -101,9 +105,7 @@ def turned(g, z, numbers, turn, channels, c):
 
 
 @triton.jit
-def read(
-    image, beside, offsets, mask, numbers, turn, channels, c, ACTIVATION: tl.constexpr
-):
+def read(image, beside, offsets, mask, numbers, turn, channels, c, ACTIVATION: tl.constexpr):
     """A tile (lanes, channels) of an image as a convolution reads it, in float32; zeros where masked.
 
     Without `numbers` as it lies there, with them normalised and activated; with `turn` it is a gradient, and
@@ -126,3 +128,13 @@ def finished(value, scale, shift, channels, c, ACTIVATION: tl.constexpr):
     if shift is not None:
         value = value + vector(shift, channels, c, 0.0)[None, :]
     return activate(value, ACTIVATION)
+
+
+@triton.jit
+def product(a, b, total, PRECISION: tl.constexpr):
+    """total + a·b. Triton's interpreter would multiply the bits of bfloat16, so "emulated" widens first."""
+    if PRECISION == "emulated":
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total

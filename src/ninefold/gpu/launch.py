@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,3 +46,10 @@ def blocks(extent: int, block: int) -> int:
 def power(extent: int, least: int, most: int) -> int:
     """The smallest power of two that covers an extent, within bounds."""
     return min(max(1 << (extent - 1).bit_length(), least), most)
+
+
+def precision() -> str:
+    """How `tl.dot` multiplies float32: as PyTorch's convolutions are told to."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "emulated"
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"

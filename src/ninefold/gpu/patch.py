@@ -1,4 +1,4 @@
-"""Sums over a window's taps, for a patch of neighbouring outputs per lane: the heart of the depthwise kernels.
+"""Sums over a window's taps, for a patch of neighbouring outputs per lane: the core of the depthwise kernels.
 
 A lane makes PATCH_Y×PATCH_X outputs and reads each value that they share once: 3×3 at stride 1 takes 4 loads
 per output with 2×2 patches where one output alone takes 9; 7×7 takes 12 with 1×8 instead of 49. Which tap of

@@ -1,7 +1,7 @@
 """Reductions over an image's pixels, one result per channel: always in the same order, so that runs repeat.
 
-A kernel writes, for each of its tiles, two numbers per channel: mean and M2 = Σ (z - mean)² with the number of
-pixels, or two sums. Groups of tiles are merged until one is left; means by Chan, Golub and LeVeque (1979),
+A kernel writes, for each of its tiles, two numbers per channel: mean and M2 = Σ (z - mean)² with the number
+of pixels, or two sums. Groups of tiles are merged until one is left; means by Chan, Golub and LeVeque (1979),
 so that no large sum of squares loses what is wanted.
 """
 
@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ninefold.gpu import launch
-from ninefold.gpu.language import activate, normalised, row, sloped, turned, vector
 from ninefold.gpu.launch import Config
 
 _GROUP = 128  # tiles merged by one program
@@ -21,7 +20,9 @@ _MERGE = Config(warps=4)
 
 
 @triton.jit
-def merge_kernel(out, partial, counts, out_counts, tiles, channels, GROUP: tl.constexpr, BLOCK_C: tl.constexpr):
+def merge_kernel(
+    out, partial, counts, out_counts, tiles, channels, GROUP: tl.constexpr, BLOCK_C: tl.constexpr
+):
     """Mean and M2 of a group of tiles: partial (tiles, 2, channels) → out (groups, 2, channels)."""
     group = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -107,7 +108,16 @@ def moments(partial: Tensor, tiles: int, channels: int) -> tuple[Tensor, Tensor]
         grid = groups, launch.blocks(channels, block)
         sizes = {"GROUP": _GROUP, "BLOCK_C": block}
         launch.run(
-            merge_kernel, grid, merged, partial, counts, merged_counts, tiles, channels, config=_MERGE, **sizes
+            merge_kernel,
+            grid,
+            merged,
+            partial,
+            counts,
+            merged_counts,
+            tiles,
+            channels,
+            config=_MERGE,
+            **sizes,
         )
         partial, counts, tiles = merged, merged_counts, groups
         if tiles == 1:

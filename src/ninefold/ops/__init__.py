@@ -1,9 +1,10 @@
 """Convolution operators on PyTorch tensors: standard, depthwise, pointwise and fused separable.
 
 Each checks its arguments, then makes one call of an operator in `torch.ops.ninefold`. Float32 on the CPU runs
-in compiled kernels; every other dtype and device, and autocast, in PyTorch's own operators. Gradients,
-`torch.compile` and `torch.export` work as for PyTorch's. Results keep the memory format of `x`:
-channels_last is native, NCHW is converted and given back as NCHW.
+in compiled kernels; float32, float16 and bfloat16 on a GPU in Triton's, where Triton is installed; every
+other dtype and device, and autocast, in PyTorch's own operators. Gradients, `torch.compile` and
+`torch.export` work as for PyTorch's. Results keep the memory format of `x`: channels_last is native, NCHW is
+converted and given back as NCHW.
 
 Shared arguments: `stride` and `dilation` are an int or an (h, w) pair. `padding` is an int, an (h, w) pair,
 four ints (left, right, top, bottom), "valid", "same" (PyTorch's, for stride 1) or "same_upper" (TensorFlow's,

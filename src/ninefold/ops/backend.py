@@ -1,4 +1,4 @@
-"""Which backend a call goes to: the compiled CPU kernels where they can take it, else PyTorch's operators."""
+"""Which backend a call goes to: compiled kernels on the CPU, Triton's on a GPU, else PyTorch's operators."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _MOST_ELEMENTS = 2**31
 # Padding that outweighs an image by far is not what the kernels are made for: they may hold a band of the
 # padded image in memory, which PyTorch never does.
 _MOST_PADDED = 2**24
+_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @cache
@@ -34,6 +35,25 @@ def kernels() -> ModuleType | None:
         stacklevel=2,
     )
     return None
+
+
+@cache
+def triton_kernels() -> ModuleType | None:
+    """The module of Triton kernels, or None where Triton is not installed."""
+    try:
+        return import_module("ninefold.ops.gpu")
+    except ImportError:
+        return None
+
+
+def on_gpu(x: torch.Tensor) -> bool:
+    """Whether Triton's kernels could run where `x` lies: NVIDIA's GPUs from compute capability 8.0."""
+    return x.device.type == "cuda" and torch.version.hip is None and _capability(x.device) >= (8, 0)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def taken_apart(x: torch.Tensor) -> bool:
@@ -63,14 +83,19 @@ def reach(x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilati
 def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) -> ModuleType | None:
     """Return the kernels if they can take this call, None if it goes to PyTorch.
 
-    They take dense float32 on the CPU, with something to compute and with fewer than 2³¹ elements in the
-    weights, in an image of `x` and in each of the other images, whose sizes are given.
+    They take dense float32 on the CPU, on a GPU also float16 and bfloat16, with something to compute and with
+    fewer than 2³¹ elements in the weights, in an image of `x` and in each of the other images, whose sizes
+    are given.
     """
-    if not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.device.type == "cpu"):
+    gpu = on_gpu(x)
+    if gpu:
+        if x.dtype not in _GPU_DTYPES or weight.dtype is not x.dtype:
+            return None
+    elif not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.device.type == "cpu"):
         return None
     if x.layout is not torch.strided or weight.layout is not torch.strided:
         return None
     elements = x.numel()
     if elements == 0 or max(elements // x.shape[0], weight.numel(), *elements_per_image) >= _MOST_ELEMENTS:
         return None
-    return kernels()
+    return triton_kernels() if gpu else kernels()

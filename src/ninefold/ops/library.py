@@ -162,8 +162,9 @@ def _convolution_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     kernels = backend.for_call(x, weight, grad.shape[1] * grad.shape[2] * grad.shape[3])
     run = gradients.convolution
-    if kernels and grad.dtype is torch.float32 and grad.layout is torch.strided:
-        run = import_module("ninefold.ops.passes").convolution_backward
+    if kernels and grad.dtype is x.dtype and grad.layout is torch.strided:
+        home = kernels if backend.on_gpu(x) else import_module("ninefold.ops.passes")
+        run = home.convolution_backward
     needed = (needs_x, needs_weight, False)
     grad_x, grad_weight, _ = run(grad, x, weight, None, stride, padding, dilation, groups, needed)
     return (

@@ -1,0 +1,167 @@
+"""The gradient of depthwise weights in Triton.
+
+dw[c, i, j] = Σ[n, y, x] g[n, y, x, c] · in[n, y·s + i·d - top, x·s + j·d - left, c]
+
+Each program sums one share of the patches for a block of channels, one accumulator per tap and lane, and
+writes one row; rows are added in their order (`statistics.total`), so that runs repeat. A value read is used
+by every output of its patch.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ninefold.gpu import launch, statistics
+from ninefold.gpu.language import read
+from ninefold.gpu.launch import Config
+from ninefold.gpu.window import Window
+
+_SHARES = 132 * 8  # programs for the whole device; more would write more rows than they save time
+
+
+@triton.jit
+def depthwise_weight_kernel(
+    out,
+    gradient,
+    beside,
+    gradient_numbers,
+    turn,
+    image,
+    image_numbers,
+    height,
+    width,
+    out_height,
+    out_width,
+    channels,
+    tiles_y,
+    tiles_x,
+    tiles,
+    share,
+    READ: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+    OUT_Y: tl.constexpr,
+    BEFORE_Y: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    FIRST_Y: tl.constexpr,
+    LAST_Y: tl.constexpr,
+    PATCH_Y: tl.constexpr,
+    OUT_X: tl.constexpr,
+    BEFORE_X: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    FIRST_X: tl.constexpr,
+    LAST_X: tl.constexpr,
+    PATCH_X: tl.constexpr,
+    LANES_Y: tl.constexpr,
+    LANES_X: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    DIVISOR: tl.constexpr,
+):
+    """One share of the patches, for a block of channels: a row of partial sums."""
+    channels = channels // DIVISOR * DIVISOR
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    lane = tl.arange(0, LANES_Y * LANES_X)
+    sums = ()
+    for _ in tl.static_range(TALL * WIDE):
+        sums = sums + (tl.zeros((LANES_Y * LANES_X, BLOCK_C), tl.float32),)
+    begin = tl.program_id(0) * share
+    for tile in range(begin, tl.minimum(begin + share, tiles)):
+        tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
+        y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
+        x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
+        live = (y < out_height) & (x < out_width)
+        start = n.to(tl.int64) * out_height * out_width * channels
+        along = ()
+        for r in tl.static_range(PATCH_Y):
+            for q in tl.static_range(PATCH_X):
+                mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (c < channels)[None, :]
+                offsets = (((y + r) * out_width + x + q) * channels)[:, None] + c[None, :]
+                near = gradient if beside is None else beside + start
+                g = read(gradient + start, near, offsets, mask, gradient_numbers, turn, channels, c, None)
+                along = along + (g,)
+        start = n.to(tl.int64) * height * width * channels
+        for a in tl.static_range(FIRST_Y, LAST_Y):
+            at_y = y * OUT_Y + a
+            values = ()
+            for b in tl.static_range(FIRST_X, LAST_X):
+                at_x = x * OUT_X + b
+                inside = live & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+                offsets = ((at_y * width + at_x) * channels)[:, None] + c[None, :]
+                mask = inside[:, None] & (c < channels)[None, :]
+                value = read(image + start, image, offsets, mask, image_numbers, None, channels, c, READ)
+                values = values + (value,)
+            more = ()
+            for i in tl.static_range(TALL):
+                for j in tl.static_range(WIDE):
+                    total = sums[i * WIDE + j]
+                    for r in tl.static_range(PATCH_Y):
+                        if r * OUT_Y + i * DILATION_Y - BEFORE_Y == a:
+                            for q in tl.static_range(PATCH_X):
+                                b = q * OUT_X + j * DILATION_X - BEFORE_X - FIRST_X
+                                total += along[r * PATCH_X + q] * values[b]
+                    more = more + (total,)
+            sums = more
+    into = out + tl.program_id(0).to(tl.int64) * TALL * WIDE * channels + c
+    for k in tl.static_range(TALL * WIDE):
+        tl.store(into + k * channels, tl.sum(sums[k], 0), mask=c < channels)
+
+
+def configs(window: Window, size: tuple[int, int], channels: int) -> list[Config]:
+    """Block sizes worth a try, the first of them the one to take untried."""
+    # Every tap has an accumulator per channel that a thread holds.
+    held = 4 if window.taps <= 9 else 2 if window.taps <= 25 else 1
+    found = []
+    for patch in ((1, 4), (2, 2), (1, 2)):
+        for each in (held, max(1, held // 2)):
+            block = launch.power(channels, 16, 64)
+            lanes = 128 * each // block
+            across = min(launch.power(launch.blocks(size[1], patch[1]), 1, 4), lanes)
+            found.append(Config(patch=patch, lanes=(lanes // across, across), channels=block, warps=4))
+    return list(dict.fromkeys(found))
+
+
+def depthwise_weight(
+    gradient: Tensor,
+    x: Tensor,
+    window: Window,
+    *,
+    config: Config,
+    read: str | None = None,
+    numbers: Tensor | None = None,
+    beside: Tensor | None = None,
+    gradient_numbers: Tensor | None = None,
+    turn: Tensor | None = None,
+) -> Tensor:
+    """The gradient (C, 1, kh, kw), float32, from that of the output and the input, both dense channels-last.
+
+    `read` and `numbers` say how `x` is read, `beside`, `gradient_numbers` and `turn` how the gradient is.
+    """
+    batch, channels, height, width = x.shape
+    size = gradient.shape[2], gradient.shape[3]
+    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
+    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
+    tiles, blocks = batch * tiles_y * tiles_x, launch.blocks(channels, config.channels)
+    share = launch.blocks(tiles, max(1, _SHARES // blocks))
+    shares = launch.blocks(tiles, share)
+    partial = torch.empty((shares, window.taps * channels), dtype=torch.float32, device=x.device)
+    constants = window.constants(config.patch)
+    for name in ("SIGN", "IN_Y", "IN_X"):
+        constants.pop(name)
+    launch.run(
+        depthwise_weight_kernel,
+        (shares, blocks),
+        *(partial, gradient, beside, gradient_numbers, turn, x, numbers),
+        *(height, width, *size, channels, tiles_y, tiles_x, tiles, share),
+        config=config,
+        READ=read,
+        LANES_Y=config.lanes[0],
+        LANES_X=config.lanes[1],
+        BLOCK_C=config.channels,
+        DIVISOR=launch.divisor(channels),
+        **constants,
+    )
+    summed = statistics.total(partial).view(window.taps, channels)
+    return summed.t().contiguous().view(channels, 1, *window.kernel)

@@ -1,0 +1,186 @@
+"""Depthwise and pointwise in one Triton kernel: what lies between the stages never leaves the chip.
+
+A program filters a tile of pixels for a block of channels, multiplies it at once into the tile's outputs
+(`tl.dot`), and goes on to the next block of channels. Where one program cannot hold all outputs the filtering
+is done again for each block of them, which is what the number of outputs costs here.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ninefold.gpu import launch
+from ninefold.gpu.language import finished, product
+from ninefold.gpu.launch import Config
+from ninefold.gpu.patch import sums
+from ninefold.gpu.window import Window
+
+
+@triton.jit
+def separable_kernel(
+    out,
+    image,
+    depthwise_weight,
+    depthwise_shift,
+    pointwise_weight,
+    shift,
+    residual,
+    height,
+    width,
+    out_height,
+    out_width,
+    channels,
+    outputs,
+    tiles_y,
+    tiles_x,
+    DEPTHWISE_ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+    SIGN: tl.constexpr,
+    OUT_Y: tl.constexpr,
+    IN_Y: tl.constexpr,
+    BEFORE_Y: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    FIRST_Y: tl.constexpr,
+    LAST_Y: tl.constexpr,
+    PATCH_Y: tl.constexpr,
+    OUT_X: tl.constexpr,
+    IN_X: tl.constexpr,
+    BEFORE_X: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    FIRST_X: tl.constexpr,
+    LAST_X: tl.constexpr,
+    PATCH_X: tl.constexpr,
+    LANES_Y: tl.constexpr,
+    LANES_X: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    DIVISOR: tl.constexpr,
+    OUT_DIVISOR: tl.constexpr,
+):
+    """One tile of one image, for a block of outputs."""
+    channels, outputs = channels // DIVISOR * DIVISOR, outputs // OUT_DIVISOR * OUT_DIVISOR
+    tile = tl.program_id(0)
+    tile_x, tile_y, at = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
+    lane = tl.arange(0, LANES_Y * LANES_X)
+    y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
+    x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first = image + at.to(tl.int64) * height * width * channels
+    totals = ()
+    for _ in tl.static_range(PATCH_Y * PATCH_X):
+        totals = totals + (tl.zeros((LANES_Y * LANES_X, BLOCK_N), tl.float32),)
+    for begin in range(0, channels, BLOCK_C):
+        c = begin + tl.arange(0, BLOCK_C)
+        filtered = sums(
+            first,
+            first,
+            None,
+            None,
+            depthwise_weight,
+            y,
+            x,
+            (y < out_height) & (x < out_width),
+            height,
+            width,
+            channels,
+            c,
+            None,
+            TALL,
+            WIDE,
+            SIGN,
+            OUT_Y,
+            IN_Y,
+            BEFORE_Y,
+            DILATION_Y,
+            FIRST_Y,
+            LAST_Y,
+            PATCH_Y,
+            OUT_X,
+            IN_X,
+            BEFORE_X,
+            DILATION_X,
+            FIRST_X,
+            LAST_X,
+            PATCH_X,
+        )
+        at_w = pointwise_weight + n[None, :] * channels + c[:, None]
+        w = tl.load(at_w, mask=(c < channels)[:, None] & (n < outputs)[None, :], other=0.0)
+        more = ()
+        for k in tl.static_range(PATCH_Y * PATCH_X):
+            a = finished(filtered[k], None, depthwise_shift, channels, c, DEPTHWISE_ACTIVATION)
+            # Channels beyond the last: an activation of nothing need not be nothing.
+            a = tl.where((c < channels)[None, :], a, 0.0).to(image.dtype.element_ty)
+            more = more + (product(a, w.to(a.dtype), totals[k], PRECISION),)
+        totals = more
+    start = at.to(tl.int64) * out_height * out_width * outputs
+    for r in tl.static_range(PATCH_Y):
+        for q in tl.static_range(PATCH_X):
+            mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (n < outputs)[None, :]
+            offsets = (((y + r) * out_width + x + q) * outputs)[:, None] + n[None, :]
+            value = finished(totals[r * PATCH_X + q], None, shift, outputs, n, ACTIVATION)
+            if residual is not None:
+                value += tl.load(residual + start + offsets, mask=mask, other=0.0).to(tl.float32)
+            tl.store(out + start + offsets, value.to(out.dtype.element_ty), mask=mask)
+
+
+def configs(window: Window, size: tuple[int, int], channels: int, outputs: int) -> list[Config]:
+    """Block sizes worth a try, the first of them the one to take untried."""
+    found = []
+    for patch, lanes, most, warps in (((1, 2), 64, 128, 8), ((1, 1), 64, 256, 8), ((1, 2), 64, 64, 4)):
+        across = min(launch.power(launch.blocks(size[1], patch[1]), 1, 8), lanes)
+        block = launch.power(outputs, 16, most)
+        deep = launch.power(channels, 16, 32)
+        found.append(
+            Config(patch=patch, lanes=(lanes // across, across), outputs=block, channels=deep, warps=warps)
+        )
+    return list(dict.fromkeys(found))
+
+
+def separable(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    window: Window,
+    *,
+    config: Config,
+    depthwise_shift: Tensor | None = None,
+    shift: Tensor | None = None,
+    depthwise_activation: str | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Filter `x` (batch, C, H, W) with weights (taps, C), combine with (N, C); channels-last throughout.
+
+    The result is activation(pointwise(depthwise_activation(depthwise + its shift)) + shift) + residual.
+    """
+    batch, channels, height, width = x.shape
+    size, outputs = window.output_size(height, width), pointwise_weight.shape[0]
+    out = torch.empty(
+        (batch, outputs, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )
+    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
+    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
+    launch.run(
+        separable_kernel,
+        (batch * tiles_y * tiles_x, launch.blocks(outputs, config.outputs)),
+        *(out, x, depthwise_weight, depthwise_shift, pointwise_weight, shift, residual),
+        *(height, width, *size, channels, outputs, tiles_y, tiles_x),
+        config=config,
+        DEPTHWISE_ACTIVATION=depthwise_activation,
+        ACTIVATION=activation,
+        PRECISION=launch.precision(),
+        LANES_Y=config.lanes[0],
+        LANES_X=config.lanes[1],
+        BLOCK_N=config.outputs,
+        BLOCK_C=config.channels,
+        DIVISOR=launch.divisor(channels),
+        OUT_DIVISOR=launch.divisor(outputs),
+        **window.constants(config.patch),
+    )
+    return out

@@ -1,0 +1,62 @@
+"""GPU tests: natively where there is a GPU, else in Triton's interpreter.
+
+That must be asked for before Triton is imported: `test_interpreted.py` runs the others in another process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+NATIVE = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if NATIVE or INTERPRETED else ["test_operators.py"]
+
+
+@pytest.fixture
+def device() -> str:
+    """Where the kernels run."""
+    return "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `ninefold.ops` believe that its tensors are a GPU's; float32 shall be float32."""
+    if INTERPRETED:
+        from ninefold.ops import backend
+
+        monkeypatch.setattr(backend, "on_gpu", lambda x: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+@pytest.fixture
+def near() -> Callable[[torch.Tensor, Any], None]:
+    """Hold a result to float64, within what its dtype rounds off the largest value."""
+
+    def check(got: torch.Tensor, want: Any) -> None:
+        right = np.asarray(want)
+        assert tuple(got.shape) == right.shape
+        error = np.abs(got.detach().double().cpu().numpy() - right).max()
+        assert error <= TOLERANCE[got.dtype] * max(1.0, np.abs(right).max()), error
+
+    return check
+
+
+@pytest.fixture
+def image(device: str) -> Callable[..., torch.Tensor]:
+    """Make a channels-last tensor of normally distributed numbers."""
+    generator = torch.Generator().manual_seed(4)
+
+    def make(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+        made = (torch.randn(shape, generator=generator) * scale).to(device=device, dtype=dtype)
+        return made.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made
+
+    return make
