@@ -1,6 +1,7 @@
 // What the Halide kernels look like from C++: their types, and the table of one instruction set.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -50,10 +51,46 @@ struct Tile {
     Kernel* run;
 };
 
+// How many tiles of each height make each number of pixels below four of the tallest, in the least time: not
+// always the tallest first. 49 pixels are seven tiles of 7; as four of 12 and one of 1 they take 52 pixels'
+// time, since fewer than 4 pixels wait for their own sums.
+template <class Kernel>
+std::vector<std::vector<int>> mixes(const std::vector<Tile<Kernel>>& tiles) {
+    const int most = 4 * tiles.front().pixels;
+    std::vector<std::vector<int>> best(most);
+    std::vector<int> least(most, 1 << 30), counts(tiles.size());
+    const auto take = [&](const auto& self, size_t t, int pixels, int cost) -> void {
+        if (t == tiles.size()) {
+            if (cost < least[pixels]) least[pixels] = cost, best[pixels] = counts;
+            return;
+        }
+        const int height = tiles[t].pixels, price = 8 * std::max(height, 4) + 1;
+        for (int n = 0; pixels + n * height < most && (height > 1 || n < tiles.front().pixels); n++) {
+            counts[t] = n;
+            self(self, t + 1, pixels + n * height, cost + n * price + (n ? 4 : 0)); // 4: a call
+        }
+        counts[t] = 0;
+    };
+    take(take, 0, 0, 0);
+    return best;
+}
+
 template <class Kernel>
 struct Panel {
     int width;                       // output channels
     std::vector<Tile<Kernel>> tiles; // tallest first, the last of one pixel
+    std::vector<std::vector<int>> mix;
+
+    Panel(int width, std::vector<Tile<Kernel>> tiles) : width(width), tiles(tiles), mix(mixes(tiles)) {}
+
+    // How many tiles of each height to take for so many pixels.
+    std::vector<int> counts(int64_t pixels) const {
+        const int64_t tallest = tiles.front().pixels;
+        const int64_t whole = std::max<int64_t>(0, pixels / tallest - 3);
+        std::vector<int> counts = mix[pixels - whole * tallest];
+        counts.front() += int(whole);
+        return counts;
+    }
 };
 using PointwisePanel = Panel<PointwiseKernel>;
 using Conv2dPanel = Panel<Conv2dKernel>; // its tile of one pixel may lie anywhere

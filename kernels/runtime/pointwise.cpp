@@ -56,9 +56,11 @@ void Pointwise::tiles(const Block& block, int count, const float* weights, const
     Buffer weight(weights + block.offset,
                   {{0, width, 1}, {0, in_channels_, width}, {0, count, width * in_channels_}});
     Buffer bias(bias_.get() + block.bias, {{0, channels, 1}});
+    const std::vector<int> counts = block.panel->counts(pixels);
     int64_t p = 0;
-    for (const Tile<PointwiseKernel>& tile : block.panel->tiles) {
-        const int64_t n = (pixels - p) / tile.pixels * tile.pixels;
+    for (size_t t = 0; t < counts.size(); t++) {
+        const Tile<PointwiseKernel>& tile = block.panel->tiles[t];
+        const int64_t n = int64_t(counts[t]) * tile.pixels;
         if (n == 0) continue;
         Buffer source(image + p * image_stride, {{0, in_channels_, 1}, {0, n, image_stride}});
         Buffer target(out.data + p * out.stride, {{0, channels, 1}, {0, n, out.stride}});

@@ -31,6 +31,14 @@ def test_channel_tails(isa, integers, assert_right, out_channels):
         assert_right(ops.pointwise_conv2d(x, weight, bias), reference.pointwise_conv2d(x, weight, bias))
 
 
+@pytest.mark.parametrize("out_channels", [8, 16, 56])
+def test_every_number_of_pixels_is_covered(isa, integers, assert_right, out_channels):
+    weight, bias = integers(out_channels, 5, 1, 1), integers(out_channels)
+    for pixels in range(1, 100):
+        x = integers(1, 5, 1, pixels)
+        assert_right(ops.pointwise_conv2d(x, weight, bias), reference.pointwise_conv2d(x, weight, bias))
+
+
 def test_every_activation_comes_before_the_residual(isa, integers, activation, assert_right):
     x, weight, bias = integers(1, 6, 9, 9), integers(18, 6, 1, 1) / 4, integers(18)
     residual = integers(1, 18, 9, 9)
