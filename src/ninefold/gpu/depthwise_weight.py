@@ -100,8 +100,9 @@ def depthwise_weight_kernel(
                     for r in tl.static_range(PATCH_Y):
                         if r * OUT_Y + i * DILATION_Y - BEFORE_Y == a:
                             for q in tl.static_range(PATCH_X):
-                                b = q * OUT_X + j * DILATION_X - BEFORE_X - FIRST_X
-                                total += along[r * PATCH_X + q] * values[b]
+                                # A name for this index would make a tensor of it.
+                                value = values[q * OUT_X + j * DILATION_X - BEFORE_X - FIRST_X]
+                                total += along[r * PATCH_X + q] * value
                     more = more + (total,)
             sums = more
     into = out + tl.program_id(0).to(tl.int64) * TALL * WIDE * channels + c
