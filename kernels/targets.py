@@ -42,11 +42,11 @@ INSTRUCTION_SETS = {
     row.name: row
     for row in (
         # 32 registers. 12×32 reached 112 GFLOP/s of a 115 GFLOP/s peak on one Zen 4 core; 6×64 and 8×48 the
-        # same, 24×16 only 80 at 512 channels. 14×32, of which 224-pixel networks' images are made, left
-        # whole networks 1 to 2 % slower: 14 addresses do not fit the integer registers. The panel of 8, in
-        # half registers, is for what is left of 24, 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to
-        # 32. Seven columns are for images of 14 and 7: 512→512 at 7×7 went from 82 to 100 % of the peak; seven
-        # pixels, for 49 of them, took 192→1152 from 92 to 97 %.
+        # same, 24×16 only 80 at 512 channels. 14×32, of which 224-pixel networks' images are made, left whole
+        # networks 1 to 2 % slower: 14 addresses do not fit the integer registers. The panel of 8, in half
+        # registers, is for what is left of 24, 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to 32.
+        # Seven columns are for images of 14 and 7: 512→512 at 7×7 went from 82 to 100 % of the peak. Seven
+        # pixels are for 49 of them: 192→1152 went from 92 to 97 %.
         InstructionSet(
             "avx512",
             f"{_X86}-avx512-avx512_skylake-avx2-avx-f16c-fma-sse41",
