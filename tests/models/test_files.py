@@ -172,6 +172,16 @@ def test_external_data_elsewhere_is_refused(tmp_path, location):
         models.load(str(folder / "net.onnx"))
 
 
+def test_external_data_with_a_second_name_is_refused(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(108))
+    (folder / "hard.bin").hardlink_to(tmp_path / "secret.bin")
+    (folder / "net.onnx").write_bytes(network(location="hard.bin").SerializeToString())
+    with pytest.raises(ValueError, match=r"external data of one name, got 'hard\.bin' with 2 hard links"):
+        models.load(str(folder / "net.onnx"))
+
+
 def test_external_data_in_an_attribute_is_looked_at_too(tmp_path):
     proto = network()
     tensor = network(location="../secret.bin").graph.initializer[0]

@@ -118,7 +118,10 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _check_place(tensor: Any, path: Path) -> None:
-    """Refuse external data that does not lie in the file's folder, links followed."""
+    """Refuse external data that does not lie in the file's folder, links followed, or has a second name.
+
+    A hard link shows no other folder, so that a file with several names may be anybody's.
+    """
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
     if location is None:
         return
@@ -131,6 +134,8 @@ def _check_place(tensor: Any, path: Path) -> None:
         )
     if not place.is_file():
         raise FileNotFoundError(f"`model` must have its external data beside it, got no {location!r}")
+    if (links := place.stat().st_nlink) > 1:
+        raise ValueError(f"`model` must have external data of one name, got {location!r} with {links} hard links")
 
 
 def _inputs(graph: Any) -> tuple[torch.Tensor, ...]:
