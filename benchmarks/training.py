@@ -2,7 +2,8 @@
 
 Each way trains in a process of its own and the processes take turns; a factor is the median of the ratios
 turn by turn. Before its time counts, a way's first gradient is held against float64's: the run fails if
-Ninefold's is further from it than four times the furthest of PyTorch's own. Then depthwise convolutions' gradients alone.
+Ninefold's is further from it than four times the furthest of PyTorch's own. Then depthwise convolutions'
+gradients alone.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def run(task: Task, names: list[str], *, seconds: float) -> Result:
         if NINEFOLD in failed:
             raise RuntimeError(f"{task.network}: {NINEFOLD}: {failed[NINEFOLD]}")
         # The furthest of PyTorch's, for a value that rounding moves over a kink of its activation turns a
-        # gradient on or off, in one way and not in another: mobilenetv3_large_100 is off by up to 9e-4 (NCHW),
-        # 5e-3 (channels-last) and 1e-3 (Ninefold), with smooth activations by 5e-6, 2e-5 and 5e-6.
+        # gradient on or off, in one way and not in another: mobilenetv3_large_100 is off by up to 9e-4
+        # (NCHW), 5e-3 (channels-last) and 1e-3 (Ninefold), with smooth activations by 5e-6, 2e-5 and 5e-6.
         allowed = _ERROR * max(errors[name] for name in PLAIN if name in errors)
         if not errors[NINEFOLD] <= allowed:
             told = f"the gradient is off by {errors[NINEFOLD]:.1e}, PyTorch's by {allowed / _ERROR:.1e}"

@@ -178,7 +178,7 @@ def test_external_data_with_a_second_name_is_refused(tmp_path):
     (tmp_path / "secret.bin").write_bytes(bytes(108))
     (folder / "hard.bin").hardlink_to(tmp_path / "secret.bin")
     (folder / "net.onnx").write_bytes(network(location="hard.bin").SerializeToString())
-    with pytest.raises(ValueError, match=r"external data of one name, got 'hard\.bin' with 2 hard links"):
+    with pytest.raises(ValueError, match=r"external data of one name, got 'hard\.bin' with 2 links"):
         models.load(str(folder / "net.onnx"))
 
 

@@ -135,7 +135,7 @@ def _check_place(tensor: Any, path: Path) -> None:
     if not place.is_file():
         raise FileNotFoundError(f"`model` must have its external data beside it, got no {location!r}")
     if (links := place.stat().st_nlink) > 1:
-        raise ValueError(f"`model` must have external data of one name, got {location!r} with {links} hard links")
+        raise ValueError(f"`model` must have external data of one name, got {location!r} with {links} links")
 
 
 def _inputs(graph: Any) -> tuple[torch.Tensor, ...]:
