@@ -125,7 +125,9 @@ private:
                              int(reach_h_) - padding_.top, int(reach_h_) - padding_.bottom};
         if (bare_ && std::min({around.left, around.right, around.top, around.bottom}) >= 0) {
             if (!wanted_.input) return;
-            back.rows(dz_.z(), n, around, rows.first, rows.last, 0, c, wanted_.input + start * c, c);
+            Image gradient = dz_.z(); // its shape: where the gradient is plain, z itself may be anything
+            gradient.data = dz_.data();
+            back.rows(gradient, n, around, rows.first, rows.last, 0, c, wanted_.input + start * c, c);
             if (wanted_.sums) reduce(x_, wanted_.input, start, rows.size() * in.width, gathered);
             return;
         }

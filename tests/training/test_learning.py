@@ -377,3 +377,26 @@ def test_what_is_kept_as_bfloat16_is_near(lively):
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     exact, near = gradients
     assert 0 < (near - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("width", [11, 12, 28])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pair_without_batch_norm_between_gives_its_input_the_right_gradient(width, stride):
+    # The depthwise stage's gradient is plain there, but the image that it belongs to is another: from 12
+    # columns on, the kernels read the image in its place, and a distillation by features went astray.
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 3, stride, 1, groups=8, bias=False),
+        nn.Conv2d(8, 16, 1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+    ).train()
+    x = torch.randn(2, 8, 9, width)
+    found = []
+    for run, image in ((copy.deepcopy(model).double(), x.double()), (ninefold.for_training(model), x)):
+        image = image.clone().requires_grad_()
+        y = run(image)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+        found.append([image.grad, run[0].weight.grad, run[1].weight.grad])
+    for wanted, got in zip(*found, strict=True):
+        assert (got - wanted).norm() < 1e-5 * wanted.norm()
