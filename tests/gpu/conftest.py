@@ -6,7 +6,8 @@ That must be asked for before Triton is imported: `test_interpreted.py` runs the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,15 @@ def device() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let `ninefold.ops` believe that its tensors are a GPU's; float32 shall be float32."""
     if INTERPRETED:
         from ninefold.ops import backend
 
         monkeypatch.setattr(backend, "on_gpu", lambda x: True)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    # Not by assignment, which PyTorch refuses once its own testing tools have been imported.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if NATIVE else nullcontext():
+        yield
 
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

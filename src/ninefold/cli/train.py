@@ -29,7 +29,13 @@ import click
 @click.option(
     "--rate", "learning_rate", type=float, default=0.05, show_default=True, help="Highest learning rate."
 )
-@click.option("--optimiser", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True)
+@click.option(
+    "--optimiser",
+    type=click.Choice(["sgd", "adam"]),
+    default="sgd",
+    show_default=True,
+    help="What moves the weights.",
+)
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Of either.")
 @click.option("--decay", "weight_decay", type=float, default=1e-4, show_default=True, help="Of the weights.")
 @click.option("--warm-up", type=click.IntRange(min=0), default=1, show_default=True, help="Epochs.")
