@@ -38,6 +38,7 @@ def table(folder: Path, budget: float) -> str:
 
 def _timed(name: str, folder: Path, budget: float) -> dict[str, Any]:
     """One thread, in turns. Weights do not change a time."""
+    measure.keep_memory()
     torch.manual_seed(0)
     if name in NETWORKS:
         original, x = NETWORKS[name]().eval(), torch.randn(1, 1, 28, 28)

@@ -12,16 +12,16 @@ import copy
 import json
 import sys
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import conversion_page
 import conversion_times
 import page
-from ninefold import convert, datasets, measure, surroundings, trainer
-from ninefold.conversion import distil, singular_values_alone
+from ninefold import convert, datasets, trainer
+from ninefold.conversion import accuracy, distil, singular_values_alone
 from ninefold.photos import Preparation
 from small_networks import NETWORKS, WIDTH
 
@@ -34,15 +34,6 @@ BATCH, BUDGET, CALIBRATION = 64, 0.25, 500
 RATE, STUDENT_RATE = 3e-3, 6e-3
 LABELS = 1.0  # what labels count in distilling, beside the original's answers
 FORMAT = torch.channels_last
-STAGES = {
-    "original": "original",
-    "singular_values": "singular values alone",
-    "calibrated": "calibrated",
-    "distilled": "distilled",
-    "scratch": "from scratch",
-}
-
-
 _PARTS: dict[str, tuple[Tensor, Tensor]] = {}
 
 
@@ -102,12 +93,9 @@ def finished(model: nn.Module, folder: Path) -> bool:
     return kept.is_file()
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Percent."""
-    model.eval()
-    with torch.no_grad():
-        answers = torch.cat([model(some) for some in images.split(500)])
-    return 100 * float((answers.argmax(1) == labels).double().mean())
+def percent(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Accuracy in percent."""
+    return 100 * accuracy(model, zip(images.split(500), labels.split(500), strict=True))
 
 
 def fresh(converted: nn.Module) -> nn.Module:
@@ -129,10 +117,10 @@ def run(network: str, seed: int, folder: Path, options: argparse.Namespace) -> d
     say(f"{network}, seed {seed}: the original")
     train(original, data, folder / "original", epochs=options.epochs, rate=RATE, seed=seed)
     found: dict[str, Any] = {"network": network, "seed": seed}
-    found["original"] = accuracy(original, *test)
+    found["original"] = percent(original, *test)
     result = convert(original, images[:1], images[:CALIBRATION], budget=BUDGET)
-    found["singular_values"] = accuracy(singular_values_alone(result, original), *test)
-    found["calibrated"] = accuracy(result.model, *test)
+    found["singular_values"] = percent(singular_values_alone(result, original), *test)
+    found["calibrated"] = percent(result.model, *test)
     found["ratio"] = float(result.ratio)
     found["terms"] = {layer.name: layer.terms for layer in result.layers}
     found["multiplications"] = result.multiplications
@@ -155,11 +143,26 @@ def run(network: str, seed: int, folder: Path, options: argparse.Namespace) -> d
             resume=begun(distilled),
         )
         torch._dynamo.reset()
-    found["distilled"] = accuracy(result.model, *test)
+    found["distilled"] = percent(result.model, *test)
     say(f"  distilled {found['distilled']:.2f} %; from scratch")
     train(scratch, data, folder / "scratch", epochs=options.distil, rate=STUDENT_RATE, seed=seed)
-    found["scratch"] = accuracy(scratch, *test)
+    found["scratch"] = percent(scratch, *test)
     return found
+
+
+def facts(options: argparse.Namespace) -> dict[str, str]:
+    """What the columns of the table are."""
+    return {
+        "data": f"Fashion-MNIST, {options.images:,} of 60,000 training images, all 10,000 test images",
+        "original": f"a standard network, trained with labels for {options.epochs} epochs",
+        "singular values alone": f"at most {BUDGET} of the convolutions' multiplications, nothing fitted",
+        "calibrated": f"the same budget, terms fitted to {CALIBRATION} training images; no training",
+        "distilled": f"then {options.distil} epochs of distillation from the original (T = 4, features 0.1), "
+        f"with labels (weight {LABELS:g})",
+        "from scratch": f"the converted network, new weights, {options.distil} epochs with labels",
+        "training": f"batch {BATCH}, Adam, a cosine from {RATE} to 0, from {STUDENT_RATE} for the separable "
+        "networks; no augmentation",
+    }
 
 
 def everything(part: str) -> tuple[Tensor, Tensor]:
@@ -173,58 +176,6 @@ def _read(part: str) -> tuple[Tensor, Tensor]:
     arrays = datasets.load(FASHION, PREPARATION)[part == "test"]
     assert isinstance(arrays, datasets.Arrays)
     return arrays.batch(torch.arange(len(arrays)))
-
-
-def report(runs: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    """The page: accuracies of each seed and their means, and times."""
-    head = ["network, seed", "multiplications", *STAGES.values(), "distilled − original", "− scratch"]
-    rows = []
-    for network in dict.fromkeys(run["network"] for run in runs):
-        some = [run for run in runs if run["network"] == network]
-        rows += [accuracies(f"{network}, {run['seed']}", [run]) for run in some]
-        rows.append(accuracies(f"**{network}, mean of {len(some)}**", some))
-    facts = {
-        "data": f"Fashion-MNIST, {options.images:,} of 60,000 training images, all 10,000 test images",
-        "original": f"a standard network, trained with labels for {options.epochs} epochs",
-        "singular values alone": f"at most {BUDGET} of the convolutions' multiplications, nothing fitted",
-        "calibrated": f"the same budget, terms fitted to {CALIBRATION} training images; no training",
-        "distilled": f"then {options.distil} epochs of distillation from the original (T = 4, features 0.1), "
-        f"with labels (weight {LABELS:g})",
-        "from scratch": f"the converted network, new weights, {options.distil} epochs with labels",
-        "training": f"batch {BATCH}, Adam, a cosine from {RATE} to 0, from {STUDENT_RATE} for the separable "
-        "networks; no augmentation",
-    }
-    machine = surroundings.describe(measure.limits(1), "onnxruntime", "openvino")
-    lines = [
-        "# Conversion",
-        "",
-        "Accuracy in percent, and the share of the convolutions' multiplications that is left.",
-        "",
-        page.table(head, rows),
-        "",
-        *(f"- {name}: {text}" for name, text in facts.items()),
-        "",
-        "Milliseconds for one image, one thread, taking turns in one process; weights are random. The small",
-        "networks are in the budget above, the large ones have one term in every layer but the first.",
-        "",
-        conversion_times.table(KEPT, BUDGET),
-        "",
-        page.circumstances([machine]),
-        f"- `{page.command()}`",
-    ]
-    return "\n".join(lines)
-
-
-def accuracies(name: str, runs: list[dict[str, Any]]) -> list[str]:
-    """One row: means over `runs`."""
-    values = {stage: mean(run[stage] for run in runs) for stage in STAGES}
-    return [
-        name,
-        f"{mean(run['ratio'] for run in runs):.3f}",
-        *(f"{values[stage]:.2f}" for stage in STAGES),
-        f"{values['distilled'] - values['original']:+.2f}",
-        f"{values['distilled'] - values['scratch']:+.2f}",
-    ]
 
 
 def say(text: str) -> None:
@@ -252,11 +203,14 @@ def main() -> None:
             if not file.is_file():
                 file.write_text(json.dumps(run(network, seed, KEPT / key, options)))
             runs.append(json.loads(file.read_text()))
-            say(f"{network}, seed {seed}: {', '.join(f'{k} {runs[-1][k]:.2f}' for k in STAGES)}")
+            stages = ", ".join(f"{stage} {runs[-1][stage]:.2f}" for stage in conversion_page.STAGES)
+            say(f"{network}, seed {seed}: {stages}")
     if options.no_times:
         return
     runs.sort(key=lambda each: (list(NETWORKS).index(each["network"]), each["seed"]))
-    page.publish("convert", report(runs, options), write=options.write)
+    times = conversion_times.table(KEPT, BUDGET)
+    text = conversion_page.report(runs, facts(options), times)
+    page.publish("convert", text, write=options.write)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "inference": {"ops", "cost", "shape", "machine", "measure"},
     "training": {"inference", "ops", "cost", "shape"},
     "trainer": {"training", "photos"},
-    "conversion": {"inference", "trainer", "measure", "shape"},
+    "conversion": {"census", "inference", "trainer", "measure", "shape"},
     "operators": {"cost", "shape"},
     "census": {"operators", "cost", "shape"},
     "machine": set(),

@@ -22,6 +22,7 @@ def net():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2),
     ), (torch.randn(1, 3, 12, 10),)
 def pointwise(): return nn.Conv2d(3, 4, 1)
+def image(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)), (torch.randn(1, 3, 12, 10),)
 """
 
 
@@ -119,6 +120,7 @@ def test_without_data_singular_values_decide(net: str) -> None:
         (["--data", "{photos}", "--mean", "1,2"], "`mean` must be one number or 3, got '1,2'"),
         (["--data", "{photos}", "--deviation", "0"], "`deviation` must be positive, got '0'"),
         (["-o", "{empty}"], "`output` must be new, got"),
+        (["--weights", "{other}"], "`weights` must be this network's, got"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -126,7 +128,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    filled = [each.format(empty=empty, photos=photos) for each in arguments]
+    other = tmp_path / "other.pth"
+    torch.save(nn.Linear(2, 2).state_dict(), other)
+    filled = [each.format(empty=empty, photos=photos, other=other) for each in arguments]
     target = [] if "-o" in filled else ["-o", str(tmp_path / "made")]
     result = convert(net, *filled, *target)
     assert result.exit_code == 2 and result.stdout == ""
@@ -140,3 +144,10 @@ def test_a_network_with_nothing_to_convert_is_refused(net: str) -> None:
     assert result.exit_code == 2
     assert "must have a convolution to convert, got none (weight: " not in result.stderr
     assert "must have a convolution to convert, got none" in result.stderr
+
+
+def test_a_network_that_names_no_class_is_refused_before_it_is_converted(net: str, photos: Path) -> None:
+    result = convert(net.replace(":net", ":image"), "--data", photos, "--images", 6)
+    assert result.exit_code == 2 and "converting" not in result.stderr
+    words = "`model` must answer with one number per class to be tested, got (3, 6, 8, 6)"
+    assert words in result.stderr.splitlines()[-1]

@@ -55,7 +55,6 @@ def test_the_weighted_error_falls_with_every_pass(kept: int, monkeypatch: pytest
         factors, bias = emphasis.emphasise(
             *(start, moments, model, model, site, batches),
             passes=passes,
-            positions=10_000,
             images=40,
             seed=0,
         )

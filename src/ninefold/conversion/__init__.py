@@ -9,6 +9,17 @@ from ninefold.conversion.distil import distil
 from ninefold.conversion.result import Conversion, Layer
 from ninefold.conversion.saving import load_converted
 from ninefold.conversion.steps import convert, singular_values_alone
+from ninefold.conversion.testing import accuracy, tested
 from ninefold.conversion.timing import timed
 
-__all__ = ["Conversion", "Layer", "convert", "distil", "load_converted", "singular_values_alone", "timed"]
+__all__ = [
+    "Conversion",
+    "Layer",
+    "accuracy",
+    "convert",
+    "distil",
+    "load_converted",
+    "singular_values_alone",
+    "tested",
+    "timed",
+]

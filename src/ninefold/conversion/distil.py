@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ninefold import trainer
-from ninefold.conversion.survey import evaluating
+from ninefold.census import in_eval
 from ninefold.shape import integer
 
 
@@ -74,8 +74,8 @@ def distil(
     with (
         place as folder,
         trainer.joined() as group,
-        _kept_modes(student),
-        evaluating(teacher),
+        in_eval(student),
+        in_eval(teacher),
         goal.watching(),
     ):
         settings = trainer.Settings(
@@ -236,13 +236,3 @@ def _watched(model: nn.Module, layers: Sequence[str], outputs: dict[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _kept_modes(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

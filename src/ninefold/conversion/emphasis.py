@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ninefold.conversion.batches import Batches, Probe
+from ninefold.conversion.calibrate import positions_per_image
 from ninefold.conversion.factors import Factors
 from ninefold.conversion.fit import fit
 from ninefold.conversion.mend import first_tensor
@@ -43,14 +44,12 @@ def emphasise(
     batches: Batches,
     *,
     passes: int,
-    positions: int,
     images: int,
     seed: int,
 ) -> tuple[Factors, Tensor]:
     """`factors`, fitted anew in `passes` passes over `batches`, and the bias (N,) that belongs to them.
 
-    `moments` are those they were fitted to, of `positions` of each image, chosen by `seed`. Gradients are
-    taken of `images` images at a time.
+    `moments` are those that `gather` made with this `seed`. Gradients are taken of `images` images at a time.
     """
     convolution = original.get_submodule(site.name)
     assert isinstance(convolution, nn.Conv2d)
@@ -58,6 +57,7 @@ def emphasise(
     if not passes:
         return factors, bias
     found = _Evidence(original, student, site, batches, images, seed)
+    positions = positions_per_image(site, batches)
     for _ in range(passes):
         fitted = _as_convolution(convolution, factors, bias)
         # The same positions as the moments', or S and C would not belong together.

@@ -71,13 +71,3 @@ def decompose(weight: Tensor, terms: int, *, first: Order) -> Factors:
     # (G, M, N, K) → (G, N, M, K); (G, N, M, K) → (G, N, K, M).
     mixing = scaled.transpose(1, 2) if first == "depthwise" else scaled.transpose(2, 3)
     return Factors(first, filters, mixing.contiguous())
-
-
-def dropped_energy(weight: Tensor, *, first: Order) -> Tensor:
-    """What each number of terms loses: entry K is the sum of squares of the singular values past the first K.
-
-    Entry 0 is the energy of the weights themselves, the last one is 0.
-    """
-    matrices = weight.transpose(1, 2) if first == "depthwise" else weight
-    energies = torch.linalg.svdvals(matrices).square().flatten(0, -2).sum(0)
-    return torch.cat([energies.flip(0).cumsum(0).flip(0), energies.new_zeros(1)])

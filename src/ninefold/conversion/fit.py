@@ -25,6 +25,7 @@ from ninefold.conversion.factors import Factors
 from ninefold.conversion.moments import Moments
 
 _RIDGE = 1e-6
+_OUTPUTS = 16  # output channels whose normal equations are formed at a time: 16 · K · Dk² · M · Dk² numbers
 _GRADIENT_STEPS = 20
 _SOLVED = 1e-8
 _ENOUGH = 1e-4
@@ -61,6 +62,8 @@ def _one_group(
     for _ in range(rounds):
         *found, fall = alternate(*ahead, moments, wanted)
         if fall + energy > error:
+            if not steps:
+                break
             # It went too far ahead: once more from where it stood.
             ahead, steps = (filters, mixing), 0
             continue
@@ -180,9 +183,6 @@ def _conjugate_gradients(
 
 def _inverse(blocks: Tensor) -> Tensor:
     return torch.linalg.inv(_ridged(blocks))
-
-
-_OUTPUTS = 16  # output channels whose normal equations are formed at a time: 16 · K · Dk² · M · Dk² numbers
 
 
 def _ridged(gram: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ninefold.census import in_eval
 from ninefold.conversion.factors import Order, full_terms
 from ninefold.shape import ConvShape, numel
 
@@ -85,7 +85,7 @@ def survey(model: nn.Module, inputs: tuple[Any, ...], *, layers: Sequence[str] |
 
     handles = [module.register_forward_hook(note) for module in names]
     try:
-        with evaluating(model), torch.no_grad():
+        with in_eval(model), torch.no_grad():
             model(*inputs)
     finally:
         for handle in handles:
@@ -115,18 +115,6 @@ def shape_of(module: nn.Conv2d, x_shape: Sequence[int]) -> ConvShape:
         dilation=module.dilation,
         groups=module.groups,
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode, each of its modules back in its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _why_not(module: nn.Conv2d, shapes: list[ConvShape]) -> str:

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ninefold import measure
+from ninefold.census import in_eval
 from ninefold.conversion.result import Conversion, Layer
-from ninefold.conversion.survey import evaluating, shape_of
+from ninefold.conversion.survey import survey
 from ninefold.inference import for_inference
-from ninefold.shape import ConvShape
 
 _ROUNDS = (5, 500)
 ORIGINAL, CONVERTED = "original", "converted"
@@ -29,15 +29,15 @@ def timed(
     seconds: float = 3.0,
     progress: Callable[[str, float], None] | None = None,
 ) -> Conversion:
-    """`conversion` with its times on `example_inputs`: before and after, in turns, medians in milliseconds.
+    """`conversion` with its times: before and after, in turns, medians in milliseconds.
 
-    Each converted layer alone through `for_inference`, layers of one shape once; the whole network in
-    PyTorch, in PyTorch channels-last and through `for_inference`. The layers share `seconds`, the networks
-    take as much again.
+    Each converted layer alone through `for_inference`, for one image, layers of one shape once; the whole
+    network on `example_inputs` in PyTorch, in PyTorch channels-last and through `for_inference`. The layers
+    share `seconds`, the networks take as much again.
     """
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     tell = progress or (lambda text, share: None)
-    with evaluating(original), evaluating(conversion.model), torch.no_grad():
+    with in_eval(original), in_eval(conversion.model), torch.no_grad():
         layers = _layers(conversion, original, inputs, threads, seconds, tell)
         tell("timing the networks", 1.0)
         whole = measure.interleaved(
@@ -61,38 +61,23 @@ def _layers(
     seconds: float,
     tell: Callable[[str, float], None],
 ) -> tuple[Layer, ...]:
-    shapes: dict[str, ConvShape] = {}
-
-    def note(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            assert isinstance(module, nn.Conv2d)
-            shapes[name] = shape_of(module, args[0].shape)
-
-        return hook
-
-    names = [layer.name for layer in conversion.layers if layer.converted]
-    handles = [original.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
-    try:
-        original(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    kinds = {name: (shapes[name], conversion.choices[name]) for name in names}
+    shapes = {site.name: site.shape for site in survey(original, inputs)}
+    kinds = {name: (shapes[name], choice) for name, choice in conversion.choices.items()}
+    several = len(set(kinds.values()))
     known: dict[Any, tuple[float, float]] = {}
-    for name in names:
-        if kinds[name] not in known:
-            tell(f"timing {name}", len(known) / len(set(kinds.values())))
+    for name, kind in kinds.items():
+        if kind not in known:
+            tell(f"timing {name}", len(known) / several)
             x = torch.randn(shapes[name].input_shape)
             pair = original.get_submodule(name), conversion.model.get_submodule(name)
             before, after = (for_inference(nn.Sequential(layer), x) for layer in pair)
-            share = seconds / len(set(kinds.values()))
             taken = measure.interleaved(
                 {ORIGINAL: lambda: before(x), CONVERTED: lambda: after(x)},  # noqa: B023
                 threads=threads,
-                seconds=share,
+                seconds=seconds / several,
                 rounds=_ROUNDS,
             )
-            known[kinds[name]] = 1e3 * taken[ORIGINAL].median, 1e3 * taken[CONVERTED].median
+            known[kind] = 1e3 * taken[ORIGINAL].median, 1e3 * taken[CONVERTED].median
     return tuple(
         replace(layer, milliseconds=known[kinds[layer.name]]) if layer.converted else layer
         for layer in conversion.layers
