@@ -149,5 +149,5 @@ def test_a_network_with_nothing_to_convert_is_refused(net: str) -> None:
 def test_a_network_that_names_no_class_is_refused_before_it_is_converted(net: str, photos: Path) -> None:
     result = convert(net.replace(":net", ":image"), "--data", photos, "--images", 6)
     assert result.exit_code == 2 and "converting" not in result.stderr
-    words = "`model` must answer with one number per class to be tested, got (3, 6, 8, 6)"
+    words = "`model` must answer with one number per class to be tested, got (6, 6, 8, 6)"
     assert words in result.stderr.splitlines()[-1]

@@ -59,7 +59,7 @@ def transform(
         except ModuleNotFoundError:
             raise ImportError("converting a network needs PyTorch: pip install 'ninefold[torch]'") from None
         from ninefold import models
-        from ninefold.conversion import accuracy, convert, distil, tested, timed
+        from ninefold.conversion import accuracy, convert, distil, scored, timed
         from ninefold.conversion.distil import check
         from ninefold.trainer import Interrupted, joined
 
@@ -93,7 +93,7 @@ def transform(
         if source.test is not None and group.first:
             steps.step(f"testing on {source.tested} pictures")
             stage = "calibrated" if epochs else "converted"
-            found = tested(found, network.model, source.test, stage=stage)
+            found = scored(found, network.model, source.test, stage=stage)
         if epochs:
             try:
                 distil(
@@ -118,7 +118,7 @@ def transform(
             return
         if epochs and source.test is not None:
             steps.step(f"testing on {source.tested} pictures")
-            found = tested(found, network.model, source.test, stage="distilled")
+            found = scored(found, network.model, source.test, stage="distilled")
         if seconds:
             found = timed(
                 found, network.model, network.examples, threads=threads, seconds=seconds, progress=tell

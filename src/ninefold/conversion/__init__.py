@@ -8,8 +8,8 @@ from __future__ import annotations
 from ninefold.conversion.distil import distil
 from ninefold.conversion.result import Conversion, Layer
 from ninefold.conversion.saving import load_converted
+from ninefold.conversion.scoring import accuracy, scored
 from ninefold.conversion.steps import convert, singular_values_alone
-from ninefold.conversion.testing import accuracy, tested
 from ninefold.conversion.timing import timed
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "convert",
     "distil",
     "load_converted",
+    "scored",
     "singular_values_alone",
-    "tested",
     "timed",
 ]

@@ -16,7 +16,7 @@ from ninefold.conversion.steps import singular_values_alone
 ORIGINAL, ALONE = "original", "singular values alone"
 
 
-def tested(
+def scored(
     conversion: Conversion, original: nn.Module, batches: Iterable[Any], *, stage: str = "converted"
 ) -> Conversion:
     """`conversion` with its accuracy on `batches` of (inputs, labels), under the name of `stage`.

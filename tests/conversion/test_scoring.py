@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ninefold.conversion import accuracy, convert, tested, timed
+from ninefold.conversion import accuracy, convert, scored, timed
 
 X = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -34,21 +34,21 @@ def test_each_stage_is_told_beside_the_ones_before() -> None:
     model = network()
     with torch.no_grad():
         batches = [(X, model(X).argmax(1))]
-    found = tested(convert(model, X[:1], X, 1), model, batches, stage="calibrated")
+    found = scored(convert(model, X[:1], X, 1), model, batches, stage="calibrated")
     assert list(found.accuracies) == ["original", "singular values alone", "calibrated"]
     assert found.accuracies["original"] == 1
     found.model[0].weight.data.zero_()
-    again = tested(found, nn.Linear(1, 1), batches, stage="distilled")  # the original is not asked again
+    again = scored(found, nn.Linear(1, 1), batches, stage="distilled")  # the original is not asked again
     assert list(again.accuracies) == [*found.accuracies, "distilled"]
     assert again.accuracies["calibrated"] == found.accuracies["calibrated"]
     assert again.accuracies["distilled"] == accuracy(found.model, batches)
-    alone = tested(convert(model, X[:1]), model, batches)
+    alone = scored(convert(model, X[:1]), model, batches)
     assert list(alone.accuracies) == ["original", "converted"]
 
 
 def test_the_summary_tells_what_was_measured() -> None:
     model = network()
-    found = tested(convert(model, X[:1], X, 1), model, [(X, torch.zeros(len(X), dtype=torch.long))])
+    found = scored(convert(model, X[:1], X, 1), model, [(X, torch.zeros(len(X), dtype=torch.long))])
     text = timed(found, model, X[:1], seconds=0.05).summary()
     before, after = found.accuracies["original"], found.accuracies["converted"]
     assert f"accuracy: original {100 * before:.2f} %" in text and f"converted {100 * after:.2f} %" in text
