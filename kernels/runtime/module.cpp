@@ -16,6 +16,7 @@
 #include "parallel.h"
 #include "plan.h"
 #include "training.h"
+#include "transpose.h"
 
 namespace nb = nanobind;
 using namespace ninefold;
@@ -70,6 +71,20 @@ void refuse(int threads) {
         float sums[128];
         Buffer in(numbers, {{0, 64, 1}}), out(sums, {{0, 128, 1}});
         check(current().copy(in, out));
+    });
+}
+
+// Matrices of rows × columns, one after another, into columns × rows: planes into pixels, or the other way.
+void transpose_images(uintptr_t from, int64_t images, int64_t rows, int64_t columns, uintptr_t to,
+                      int threads) {
+    const int64_t one = rows * columns, parts = images * one < 32768 ? 1 : threads;
+    const bool wide = columns > rows; // the longer side is shared
+    parallel_for(threads, images * parts, [&](int64_t task) {
+        const int64_t n = task / parts, part = task % parts, side = wide ? columns : rows;
+        const int64_t first = part * side / parts, count = (part + 1) * side / parts - first;
+        const float* source = read(from) + n * one + (wide ? first : first * columns);
+        float* target = written(to) + n * one + (wide ? first * rows : first);
+        transpose(source, wide ? rows : count, wide ? count : columns, columns, target, rows);
     });
 }
 
@@ -179,6 +194,9 @@ NB_MODULE(_kernels, m) {
     m.def("copy_bandwidth", &copy_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"),
           unlocked, "Bytes a second, read plus written.");
 
+    m.def("transpose", &transpose_images, nb::arg("x"), nb::arg("images"), nb::arg("rows"),
+          nb::arg("columns"), nb::arg("out"), nb::arg("threads"), unlocked,
+          "Planes into pixels, or pixels into planes, of each image.");
     m.def("refuse", &refuse, nb::arg("threads"), unlocked,
           "Call a kernel with an image too small for it: RuntimeError.");
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ninefold import ops, reference
-from ninefold.ops import fallback
+from ninefold.ops import cpu, fallback
 
 NAN_KINDS = [float("nan"), float("inf"), float("-inf")]
 
@@ -155,3 +155,30 @@ def test_one_channel_whose_strides_say_channels_last(integers):
         del dirt
         got = fallback.convolve(x, weight, None, (1, 7), (0, 0, 0, 0), (1, 1), 1)
         assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 224, 224), (2, 3, 7, 5), (1, 1, 9, 9), (2, 70, 19, 33), (1, 257, 12, 11), (3, 2, 300, 1)]
+)
+def test_an_image_is_laid_out_as_pytorch_does(shape, threads) -> None:
+    planes = torch.randn(shape)
+    pixels = planes.contiguous(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for image, wanted in ((planes, torch.channels_last), (pixels, torch.contiguous_format)):
+            out = cpu.laid_out(image, wanted)
+            assert (
+                torch.equal(out, planes) and out.stride() == image.contiguous(memory_format=wanted).stride()
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_laying_out_leaves_what_is_dense_alone_and_copies_any_view() -> None:
+    planes = torch.randn(2, 4, 6, 8)
+    assert cpu.laid_out(planes, torch.contiguous_format) is planes
+    for view in (planes[:, 1:], planes[..., ::2], planes.expand(2, 4, 6, 8)[:0], planes.double(), planes.mT):
+        out = cpu.laid_out(view, torch.channels_last)
+        assert torch.equal(out, view) and out.is_contiguous(memory_format=torch.channels_last)

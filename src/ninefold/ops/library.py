@@ -11,7 +11,7 @@ from importlib import import_module
 
 import torch
 
-from ninefold.ops import backend, fallback, gradients
+from ninefold.ops import backend, cpu, fallback, gradients
 from ninefold.ops.layout import memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation"
@@ -206,7 +206,7 @@ def _output_shape(
 
 
 def _like(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return out.contiguous(memory_format=memory_format(x))
+    return cpu.laid_out(out, memory_format(x))
 
 
 def _empty(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:

@@ -111,13 +111,12 @@ class Sequence(nn.Module):
         if dimensions == 2 and h * w != 1:
             return None
         result = (n, c, h, w) if dimensions == 4 else (n, c)
-        formats = [
-            torch.channels_last if d == 4 else torch.contiguous_format for d in (len(shape), dimensions)
-        ]
+        image = len(shape) == 4
+        memory_format = torch.channels_last if dimensions == 4 else torch.contiguous_format
 
         def call(x: Tensor) -> Tensor:
-            x = x.contiguous(memory_format=formats[0])
-            out = torch.empty(result, memory_format=formats[1])
+            x = cpu.laid_out(x, torch.channels_last) if image else x.contiguous()
+            out = torch.empty(result, memory_format=memory_format)
             run([x.data_ptr()], sizes, [out.data_ptr()], threads(), False)
             return out
 
@@ -264,7 +263,7 @@ def _goes_to_pytorch(x: Tensor) -> bool:
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+    return cpu.laid_out(x, torch.channels_last) if x.dim() == 4 else x.contiguous()
 
 
 def _sizes(x: Tensor) -> Sizes:
