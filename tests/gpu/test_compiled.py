@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from ninefold.gpu import (  # noqa: E402
+    between,
     depthwise,
     depthwise_weight,
     launch,
@@ -24,6 +27,7 @@ from ninefold.gpu import (  # noqa: E402
 )
 from ninefold.gpu.window import Window  # noqa: E402
 
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 WINDOW = Window((3, 3), (2, 2), (0, 1, 0, 1), (1, 1))
 
@@ -39,22 +43,40 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
         for place, (name, arg) in enumerate(zip(kernel.arg_names, args, strict=False)):
             if arg is None:
                 signature[name], constants[name] = "constexpr", None
+            elif isinstance(arg, torch.Tensor):
+                signature[name] = TYPES[arg.dtype]
             else:
-                signature[name] = TYPES[arg.dtype] if isinstance(arg, torch.Tensor) else "i32"
-            if isinstance(arg, torch.Tensor) or (isinstance(arg, int) and arg % 16 == 0):
+                signature[name] = "i32" if isinstance(arg, int) else "fp32"
+            free = isinstance(arg, int) and name not in kernel.do_not_specialize
+            if isinstance(arg, torch.Tensor) or (free and arg % 16 == 0):
                 attributes[(place,)] = [["tt.divisibility", 16]]
+            elif free and arg == 1:
+                signature[name], constants[name] = "constexpr", 1
         made = triton.compile(
             ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants, attributes),
             target=GPUTarget("cuda", 90, 32),
             options={"num_warps": config.warps, "num_stages": config.stages},
         )
-        assert made.asm["cubin"]
         assert made.metadata.shared <= 227 * 1024
+        registers, spilled = usage(made.asm["cubin"], tmp_path)
+        assert registers <= 255 and spilled == 0, (kernel.fn.__name__, registers, spilled)
         names.append(kernel.fn.__name__)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(launch, "run", compile_)
     yield names
+
+
+def usage(cubin: bytes, folder: Path) -> tuple[int, int]:
+    """Registers of a thread, and bytes that it keeps in memory for want of them."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    told = subprocess.run(
+        [CUOBJDUMP, "-res-usage", str(file)], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
+    assert found, told
+    return int(found[1]), int(found[2])
 
 
 def image(channels: int, size: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -76,7 +98,7 @@ CASES: dict[str, Callable[[], Any]] = {
         WINDOW,
         (15, 15),
         config=depthwise.configs(WINDOW, (15, 15), 32)[0],
-        moments=True,
+        moments=table(2, 32, torch.float32),
         **READ,
     ),
     "depthwise input gradient": lambda: depthwise.depthwise(
@@ -98,7 +120,7 @@ CASES: dict[str, Callable[[], Any]] = {
         image(32, 15),
         table(64, 32),
         config=pointwise.configs(32, 64)[0],
-        moments=True,
+        moments=table(2, 64, torch.float32),
         activation="gelu",
         **READ,
     ),
@@ -132,7 +154,19 @@ def test_a_kernel_compiles_for_hopper(case: str, compiled: list[str]) -> None:
     assert compiled and compiled[0] == case.replace(" input gradient", "").replace(" ", "_") + "_kernel"
 
 
+def test_what_stands_between_compiles(compiled: list[str]) -> None:
+    z, gamma = image(32, 15), torch.empty(32, dtype=torch.bfloat16, device="meta")
+    between.apply(z, NUMBERS, "hardswish", z)
+    between.turn(z, z, NUMBERS, table(3, 32, torch.float32))
+    between.reduce(z, NUMBERS, "gelu_tanh", z)
+    between.moments(z, table(2, 32, torch.float32))
+    between.normalise(NUMBERS, gamma, gamma, 1e-5)
+    between.normalise_backward(NUMBERS, None, 1e-5, table(2, 32, torch.float32), 9, True)
+    wanted = ["apply", "turn", "reduce", "sum", "moments", "merge", "normalise", "normalise_backward"]
+    assert compiled == [f"{name}_kernel" for name in wanted]
+
+
 def test_the_merging_kernels_compile(compiled: list[str]) -> None:
-    statistics.moments(torch.empty(1000 * (2 * 32 + 1), device="meta"), 1000, 32)
+    statistics.moments(torch.empty(1000 * (2 * 32 + 1), device="meta"), 1000, 32, table(2, 32, torch.float32))
     statistics.total(table(1000, 32, torch.float32), torch.bfloat16)
     assert compiled == ["merge_kernel", "merge_kernel", "sum_kernel", "sum_kernel"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ninefold import ops, reference
-from ninefold.gpu import depthwise, pointwise
+from ninefold.gpu import between, depthwise, pointwise
 from ninefold.gpu.window import Window
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -19,21 +19,6 @@ WINDOWS = [
     (3, (3, 1), (2, 1), (0, 0, 2, 1), (2, 1)),
     (16, (3, 3), 3, (1, 0, 2, 1), 2),
 ]
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The kernels that were started, by name: a test must not pass because PyTorch did the work."""
-    from ninefold.gpu import launch
-
-    names, run = [], launch.run
-
-    def noted(kernel, *args, **named):
-        names.append(kernel.fn.__name__)
-        return run(kernel, *args, **named)
-
-    monkeypatch.setattr(launch, "run", noted)
-    return names
 
 
 def double(tensor):
@@ -120,17 +105,26 @@ def test_activations_and_nan(activation, image, near):
 
 
 def test_moments_far_from_zero(image):
-    x, weight = image(2, 8, 6, 5) + 1000, torch.ones(8, 1, 1, 1)
+    x, weight = image(2, 8, 13, 9) + 1000, torch.ones(8, 1, 1, 1)
     window = Window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-    config = depthwise.configs(window, (6, 5), 8)[0]
-    taps = depthwise.taps_first(weight).to(x.device)
-    _, found = depthwise.depthwise(x, taps, window, (6, 5), config=config, moments=True)
+    small = depthwise.Config(patch=(1, 2), lanes=(2, 2), channels=16, warps=1)
+    taps, eye = depthwise.taps_first(weight).to(x.device), torch.eye(8, device=x.device)
     variance, mean = torch.var_mean(double(x), (0, 2, 3), correction=0)
-    assert torch.allclose(double(found[0]), mean, rtol=1e-6)
-    assert torch.allclose(double(found[1]), variance, rtol=1e-4)
-    eye = torch.eye(8, device=x.device)
-    _, found = pointwise.pointwise(x, eye, config=pointwise.configs(8, 8)[0], moments=True)
-    assert torch.allclose(double(found[1]), variance, rtol=1e-4)
+    for made in (
+        lambda into: depthwise.depthwise(x, taps, window, (13, 9), config=small, moments=into),
+        lambda into: pointwise.pointwise(x, eye, config=pointwise.configs(8, 8)[0], moments=into),
+        lambda into: between.moments(x, into),
+    ):
+        found = torch.full((2, 8), torch.nan, device=x.device)
+        made(found)
+        assert torch.allclose(double(found[0]), mean, rtol=1e-6)
+        assert torch.allclose(double(found[1]), variance, rtol=1e-4)
+
+
+def test_a_program_that_reduces_makes_several_tiles(image, monkeypatch):
+    monkeypatch.setattr(depthwise, "_PROGRAMS", 1)
+    monkeypatch.setattr(depthwise, "_MOST_TILES", 3)
+    test_moments_far_from_zero(image)
 
 
 def test_the_same_call_gives_the_same_bits(image):

@@ -2,15 +2,15 @@
 
 out[n, y, x, c] = Σ[i, j] weight[c, i, j] · in[n, y·s + i·d - top, x·s + j·d - left, c]
 
-Images are channels-last, weights (taps, C). One program makes a tile of LANES_Y×LANES_X patches of one image
-for a block of channels; how many channels a thread holds, 2 to 8, is lanes × channels over threads. The same
-kernel makes the input gradient (`patch.py`), reads images raw or normalised, and ends with scale, shift,
-activation and residual, or with the output's moments, or with batch-norm's two sums.
+Images are channels-last, weights (taps, C). One program makes tiles of LANES_Y×LANES_X patches of one image
+for a block of channels, one after another; how many channels a thread holds, 2 to 8, is lanes × channels over
+threads. A program that reduces makes several tiles, so that partial results stay few. The same kernel makes
+the input gradient (`patch.py`), reads images raw or normalised, and ends with scale, shift, activation and
+residual, or with the output's moments, or with batch-norm's two sums.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,11 +19,14 @@ from ninefold.gpu import launch, statistics
 from ninefold.gpu.language import finished, row, sloped
 from ninefold.gpu.launch import Config
 from ninefold.gpu.patch import sums
-from ninefold.gpu.statistics import store_moments, store_sums
+from ninefold.gpu.statistics import end_moments, end_sums, middle
 from ninefold.gpu.window import Window
 
+_PROGRAMS = 132 * 32  # as many as a kernel that reduces shall at least have
+_MOST_TILES = 16  # of one program
 
-@triton.jit
+
+@triton.jit(do_not_specialize=launch.EXTENTS)
 def depthwise_kernel(
     out,
     image,
@@ -44,6 +47,8 @@ def depthwise_kernel(
     channels,
     tiles_y,
     tiles_x,
+    tiles,
+    share,
     READ: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ENDING: tl.constexpr,
@@ -69,84 +74,101 @@ def depthwise_kernel(
     BLOCK_C: tl.constexpr,
     DIVISOR: tl.constexpr,
 ):
-    """One tile of one image, for a block of channels."""
+    """A share of the tiles, for a block of channels."""
     channels = channels // DIVISOR * DIVISOR
-    tile = tl.program_id(0)
-    tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     lane = tl.arange(0, LANES_Y * LANES_X)
-    y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
-    x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
-    start = n.to(tl.int64) * height * width * channels
-    made = sums(
-        image + start,
-        image if beside is None else beside + start,
-        numbers,
-        turn,
-        weight,
-        y,
-        x,
-        (y < out_height) & (x < out_width),
-        height,
-        width,
-        channels,
-        c,
-        READ,
-        TALL,
-        WIDE,
-        SIGN,
-        OUT_Y,
-        IN_Y,
-        BEFORE_Y,
-        DILATION_Y,
-        FIRST_Y,
-        LAST_Y,
-        PATCH_Y,
-        OUT_X,
-        IN_X,
-        BEFORE_X,
-        DILATION_X,
-        FIRST_X,
-        LAST_X,
-        PATCH_X,
-    )
-    start = n.to(tl.int64) * out_height * out_width * channels
-    values, arounds, masks = (), (), ()
-    for r in tl.static_range(PATCH_Y):
-        for q in tl.static_range(PATCH_X):
-            mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (c < channels)[None, :]
-            offsets = (((y + r) * out_width + x + q) * channels)[:, None] + c[None, :]
-            value = made[r * PATCH_X + q]
-            if ENDING == "sums":
-                z = tl.load(below + start + offsets, mask=mask, other=0.0).to(tl.float32)
-                around = z - row(below_numbers, 0, channels, c)[None, :]
-                before = row(below_numbers, 2, channels, c)[None, :] * around
-                before += row(below_numbers, 3, channels, c)[None, :]
-                value = sloped(value, before, ACTIVATION)
-                arounds = arounds + (around,)
-            else:
-                value = finished(value, scale, shift, channels, c, ACTIVATION)
-            if residual is not None:
-                value += tl.load(residual + start + offsets, mask=mask, other=0.0).to(tl.float32)
-            value = value.to(out.dtype.element_ty)
-            tl.store(out + start + offsets, value, mask=mask)
-            values = values + (value.to(tl.float32),)
-            masks = masks + (mask,)
+    begin = tl.program_id(0) * share
+    pivot, seen = tl.zeros((BLOCK_C,), tl.float32), 0.0
+    first = tl.zeros((LANES_Y * LANES_X, BLOCK_C), tl.float32)
+    second = tl.zeros((LANES_Y * LANES_X, BLOCK_C), tl.float32)
+    for tile in range(begin, tl.minimum(begin + share, tiles)):
+        tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
+        y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
+        x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
+        start = n.to(tl.int64) * height * width * channels
+        made = sums(
+            image + start,
+            image if beside is None else beside + start,
+            numbers,
+            turn,
+            weight,
+            y,
+            x,
+            (y < out_height) & (x < out_width),
+            height,
+            width,
+            channels,
+            c,
+            READ,
+            TALL,
+            WIDE,
+            SIGN,
+            OUT_Y,
+            IN_Y,
+            BEFORE_Y,
+            DILATION_Y,
+            FIRST_Y,
+            LAST_Y,
+            PATCH_Y,
+            OUT_X,
+            IN_X,
+            BEFORE_X,
+            DILATION_X,
+            FIRST_X,
+            LAST_X,
+            PATCH_X,
+        )
+        start = n.to(tl.int64) * out_height * out_width * channels
+        values, masks = (), ()
+        for r in tl.static_range(PATCH_Y):
+            for q in tl.static_range(PATCH_X):
+                mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (c < channels)[None, :]
+                offsets = (((y + r) * out_width + x + q) * channels)[:, None] + c[None, :]
+                value = made[r * PATCH_X + q]
+                around = value
+                if ENDING == "sums":
+                    z = tl.load(below + start + offsets, mask=mask, other=0.0).to(tl.float32)
+                    around = z - row(below_numbers, 0, channels, c)[None, :]
+                    before = row(below_numbers, 2, channels, c)[None, :] * around
+                    before += row(below_numbers, 3, channels, c)[None, :]
+                    value = sloped(value, before, ACTIVATION)
+                else:
+                    value = finished(value, scale, shift, channels, c, ACTIVATION)
+                if residual is not None:
+                    value += tl.load(residual + start + offsets, mask=mask, other=0.0).to(tl.float32)
+                value = value.to(out.dtype.element_ty)
+                tl.store(out + start + offsets, value, mask=mask)
+                value = value.to(tl.float32)
+                if ENDING == "sums":
+                    first += tl.where(mask, value, 0.0)
+                    second += tl.where(mask, value * around, 0.0)
+                elif ENDING == "moments":
+                    values = values + (value,)
+                    masks = masks + (mask,)
+        if ENDING == "moments":
+            rows = tl.minimum(out_height - tile_y * LANES_Y * PATCH_Y, LANES_Y * PATCH_Y)
+            columns = tl.minimum(out_width - tile_x * LANES_X * PATCH_X, LANES_X * PATCH_X)
+            count = (rows * columns).to(tl.float32)
+            if tile == begin:
+                pivot = middle(values, masks, PATCH_Y * PATCH_X, count)
+            seen += count
+            for k in tl.static_range(PATCH_Y * PATCH_X):
+                away = tl.where(masks[k], values[k] - pivot[None, :], 0.0)
+                first += away
+                second += away * away
     if ENDING == "moments":
-        rows = tl.minimum(out_height - tile_y * LANES_Y * PATCH_Y, LANES_Y * PATCH_Y)
-        columns = tl.minimum(out_width - tile_x * LANES_X * PATCH_X, LANES_X * PATCH_X)
-        count = (rows * columns).to(tl.float32)
-        tiles = tl.num_programs(0)
-        store_moments(partial, tile, tiles, values, masks, count, channels, c, PATCH_Y * PATCH_X)
+        end_moments(partial, pivot, first, second, seen, channels, c)
     elif ENDING == "sums":
-        store_sums(partial, tile, values, arounds, masks, channels, c, PATCH_Y * PATCH_X)
+        end_sums(partial, first, second, channels, c)
 
 
 def configs(window: Window, size: tuple[int, int], channels: int, *, backward: bool = False) -> list[Config]:
     """Block sizes worth a try for an output of `size`, the first of them the one to take untried."""
     stride = window.stride if backward else (1, 1)
     wide = max(window.kernel) > 3
-    patches = [(1, 8), (2, 4), (1, 4)] if wide else [(2, 2), (1, 4), (2, 4)]
+    # Wide windows unroll far: 7×7 in patches of 1×4 compiles in seconds, of 1×8 in minutes.
+    patches = [(1, 4), (2, 2)] if wide else [(2, 2), (1, 4), (2, 4)]
     found = []
     for rows, columns in patches:
         # Patches of an input gradient begin on the stride's grid.
@@ -176,32 +198,33 @@ def depthwise(
     shift: Tensor | None = None,
     activation: str | None = None,
     residual: Tensor | None = None,
-    moments: bool = False,
+    moments: Tensor | None = None,
     below: Tensor | None = None,
     below_numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Filter `x` (batch, C, H, W), dense channels-last, with `weight` (taps, C); return (batch, C, *size).
 
     Backward `x` is the gradient that arrives and the result that of the input. An image is read as
-    `language.read` says. The result is activation(scale·sum + shift) + residual; with `moments` it comes with
-    the mean and the biased variance of each channel, (2, C); with `below`, the raw image whose gradient this
-    is, behind that image's activation and with the two sums (2, C).
+    `language.read` says. The result is activation(scale·sum + shift) + residual. The first two rows of
+    `moments` take the mean and the biased variance of each channel. With `below`, the raw image whose
+    gradient this is, the result is behind that image's activation and comes with the two sums (2, C).
     """
     batch, channels, height, width = x.shape
-    out = _image(batch, channels, *size, x)
-    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
-    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
-    tiles = batch * tiles_y * tiles_x
-    ending, partial = None, None
-    if moments:
-        ending, partial = "moments", statistics.room_for_moments(tiles, channels, x)
-    elif below is not None:
-        ending, partial = "sums", statistics.room_for_sums(tiles, channels, x)
+    out = launch.image((batch, channels, *size), x)
+    blocks = launch.blocks(channels, config.channels)
+    tiles_y, tiles_x, tiles = launch.tiles(batch, size, config)
+    share, ending, partial = 1, None, None
+    if moments is not None or below is not None:
+        share = max(1, min(_MOST_TILES, tiles * blocks // _PROGRAMS))
+        ending = "sums" if moments is None else "moments"
+        room = statistics.room_for_sums if moments is None else statistics.room_for_moments
+        partial = room(launch.blocks(tiles, share), channels, x)
+    programs = launch.blocks(tiles, share)
     launch.run(
         depthwise_kernel,
-        (tiles, launch.blocks(channels, config.channels)),
+        (programs, blocks),
         *(out, x, beside, numbers, turn, weight, scale, shift, residual, below, below_numbers, partial),
-        *(height, width, *size, channels, tiles_y, tiles_x),
+        *(height, width, *size, channels, tiles_y, tiles_x, tiles, share),
         config=config,
         READ=read,
         ACTIVATION=activation,
@@ -214,20 +237,12 @@ def depthwise(
     )
     if partial is None:
         return out, None
-    if moments:
-        return out, torch.stack(statistics.moments(partial, tiles, channels))
+    if moments is not None:
+        statistics.moments(partial, programs, channels, moments)
+        return out, None
     return out, statistics.total(partial).view(2, channels)
 
 
 def taps_first(weight: Tensor) -> Tensor:
     """The weights (C, 1, kh, kw) as the kernels read them: (taps, C)."""
     return weight.detach().reshape(weight.shape[0], -1).t().contiguous()
-
-
-def _image(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    return torch.empty(
-        (batch, channels, height, width),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last,
-    )

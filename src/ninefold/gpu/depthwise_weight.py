@@ -22,7 +22,7 @@ from ninefold.gpu.window import Window
 _SHARES = 132 * 8  # programs for the whole device; more would write more rows than they save time
 
 
-@triton.jit
+@triton.jit(do_not_specialize=launch.EXTENTS)
 def depthwise_weight_kernel(
     out,
     gradient,
@@ -142,9 +142,8 @@ def depthwise_weight(
     """
     batch, channels, height, width = x.shape
     size = gradient.shape[2], gradient.shape[3]
-    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
-    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
-    tiles, blocks = batch * tiles_y * tiles_x, launch.blocks(channels, config.channels)
+    tiles_y, tiles_x, tiles = launch.tiles(batch, size, config)
+    blocks = launch.blocks(channels, config.channels)
     share = launch.blocks(tiles, max(1, _SHARES // blocks))
     shares = launch.blocks(tiles, share)
     partial = torch.empty((shares, window.taps * channels), dtype=torch.float32, device=x.device)

@@ -22,6 +22,12 @@ class Config:
     warps: int = 4
     stages: int = 3
 
+    def __str__(self) -> str:
+        """A name of one line, for what was measured."""
+        sizes = f"p{self.pixels} n{self.outputs} c{self.channels}"
+        pairs = "x".join(map(str, self.patch)), "x".join(map(str, self.lanes))
+        return f"{' '.join(pairs)} {sizes} w{self.warps} s{self.stages}"
+
 
 def run(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
     """Start `kernel`. Under a trace (fake tensors) the graph takes it, so that compilers see through."""
@@ -30,7 +36,24 @@ def run(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **consta
     started[grid](*args, **constants, num_warps=config.warps, num_stages=config.stages)
 
 
+# What differs from layer to layer and shall not compile a kernel anew; DIVISOR says what a row divides by.
+EXTENTS = [
+    *("height", "width", "out_height", "out_width", "channels", "outputs", "pixels"),
+    *("tiles_y", "tiles_x", "tiles", "share"),
+]
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def image(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Room for an image (batch, C, H, W), channels-last, of the dtype and device of another."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def tiles(batch: int, size: tuple[int, int], config: Config) -> tuple[int, int, int]:
+    """Tiles of lanes × patches down an image of `size`, across it, and over the whole batch."""
+    down = blocks(size[0], config.lanes[0] * config.patch[0])
+    across = blocks(size[1], config.lanes[1] * config.patch[1])
+    return down, across, batch * down * across
 
 
 def divisor(channels: int) -> int:

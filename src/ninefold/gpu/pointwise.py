@@ -7,7 +7,6 @@ Float32 is multiplied in TF32 where PyTorch's convolutions are (`torch.backends.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,10 +14,10 @@ from torch import Tensor
 from ninefold.gpu import launch, statistics
 from ninefold.gpu.language import finished, product, read, row, sloped
 from ninefold.gpu.launch import Config
-from ninefold.gpu.statistics import store_moments, store_sums
+from ninefold.gpu.statistics import end_moments, end_sums, middle
 
 
-@triton.jit
+@triton.jit(do_not_specialize=launch.EXTENTS)
 def pointwise_kernel(
     out,
     image,
@@ -81,10 +80,13 @@ def pointwise_kernel(
     tl.store(out + offsets, value, mask=mask)
     if ENDING == "moments":
         count = tl.minimum(pixels - tile.to(tl.int64) * BLOCK_P, BLOCK_P).to(tl.float32)
-        tiles = tl.num_programs(0)
-        store_moments(partial, tile, tiles, (value.to(tl.float32),), (mask,), count, outputs, n, 1)
+        value = value.to(tl.float32)
+        pivot = middle((value,), (mask,), 1, count)
+        away = tl.where(mask, value - pivot[None, :], 0.0)
+        end_moments(partial, pivot, away, away * away, count, outputs, n)
     elif ENDING == "sums":
-        store_sums(partial, tile, (value.to(tl.float32),), (around,), (mask,), outputs, n, 1)
+        value = tl.where(mask, value.to(tl.float32), 0.0)
+        end_sums(partial, value, tl.where(mask, value * around, 0.0), outputs, n)
 
 
 def configs(channels: int, outputs: int) -> list[Config]:
@@ -111,7 +113,7 @@ def pointwise(
     shift: Tensor | None = None,
     activation: str | None = None,
     residual: Tensor | None = None,
-    moments: bool = False,
+    moments: Tensor | None = None,
     below: Tensor | None = None,
     below_numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -122,13 +124,11 @@ def pointwise(
     batch, channels, height, width = x.shape
     outputs = weight.shape[1 if transposed else 0]
     steps = weight.stride()[::-1] if transposed else weight.stride()
-    out = torch.empty(
-        (batch, outputs, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
+    out = launch.image((batch, outputs, height, width), x)
     pixels = batch * height * width
     tiles = launch.blocks(pixels, config.pixels)
     ending, partial = None, None
-    if moments:
+    if moments is not None:
         ending, partial = "moments", statistics.room_for_moments(tiles, outputs, x)
     elif below is not None:
         ending, partial = "sums", statistics.room_for_sums(tiles, outputs, x)
@@ -150,6 +150,7 @@ def pointwise(
     )
     if partial is None:
         return out, None
-    if moments:
-        return out, torch.stack(statistics.moments(partial, tiles, outputs))
+    if moments is not None:
+        statistics.moments(partial, tiles, outputs, moments)
+        return out, None
     return out, statistics.total(partial).view(2, outputs)

@@ -18,7 +18,7 @@ from ninefold.gpu.launch import Config
 _PROGRAMS = 132 * 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=launch.EXTENTS)
 def pointwise_weight_kernel(
     out,
     gradient,

@@ -7,7 +7,6 @@ is done again for each block of them, which is what the number of outputs costs 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,7 +18,7 @@ from ninefold.gpu.patch import sums
 from ninefold.gpu.window import Window
 
 
-@triton.jit
+@triton.jit(do_not_specialize=launch.EXTENTS)
 def separable_kernel(
     out,
     image,
@@ -137,7 +136,14 @@ def configs(window: Window, size: tuple[int, int], channels: int, outputs: int) 
         block = launch.power(outputs, 16, most)
         deep = launch.power(channels, 16, 32)
         found.append(
-            Config(patch=patch, lanes=(lanes // across, across), outputs=block, channels=deep, warps=warps)
+            Config(
+                patch=patch,
+                lanes=(lanes // across, across),
+                outputs=block,
+                channels=deep,
+                warps=warps,
+                stages=1,
+            )
         )
     return list(dict.fromkeys(found))
 
@@ -161,14 +167,11 @@ def separable(
     """
     batch, channels, height, width = x.shape
     size, outputs = window.output_size(height, width), pointwise_weight.shape[0]
-    out = torch.empty(
-        (batch, outputs, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
-    tiles_y = launch.blocks(size[0], config.lanes[0] * config.patch[0])
-    tiles_x = launch.blocks(size[1], config.lanes[1] * config.patch[1])
+    out = launch.image((batch, outputs, *size), x)
+    tiles_y, tiles_x, tiles = launch.tiles(batch, size, config)
     launch.run(
         separable_kernel,
-        (batch * tiles_y * tiles_x, launch.blocks(outputs, config.outputs)),
+        (tiles, launch.blocks(outputs, config.outputs)),
         *(out, x, depthwise_weight, depthwise_shift, pointwise_weight, shift, residual),
         *(height, width, *size, channels, outputs, tiles_y, tiles_x),
         config=config,

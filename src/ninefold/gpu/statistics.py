@@ -19,11 +19,22 @@ _GROUP = 128  # tiles merged by one program
 _MERGE = Config(warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "channels"])
 def merge_kernel(
-    out, partial, counts, out_counts, tiles, channels, GROUP: tl.constexpr, BLOCK_C: tl.constexpr
+    out,
+    partial,
+    counts,
+    out_counts,
+    tiles,
+    channels,
+    LAST: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Mean and M2 of a group of tiles: partial (tiles, 2, channels) → out (groups, 2, channels)."""
+    """Mean and M2 of a group of tiles: partial (tiles, 2, channels) → out (groups, 2, channels).
+
+    The last group's M2 leaves as the biased variance.
+    """
     group = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     t = group * GROUP + tl.arange(0, GROUP)
@@ -38,6 +49,8 @@ def merge_kernel(
     shift = tl.sum(away * count[:, None], 0) / whole
     left = tl.where(mask, away - shift[None, :], 0.0)
     spread = tl.sum(spread + left * left * count[:, None], 0)
+    if LAST:
+        spread = spread / whole
     into = group.to(tl.int64) * 2 * channels + c
     tl.store(out + into, pivot + shift, mask=c < channels)
     tl.store(out + into + channels, spread, mask=c < channels)
@@ -45,7 +58,7 @@ def merge_kernel(
         tl.store(out_counts + group, whole)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "width"])
 def sum_kernel(out, partial, tiles, width, GROUP: tl.constexpr, BLOCK: tl.constexpr):
     """Sums of groups of rows: partial (tiles, width) → out (groups, width)."""
     group = tl.program_id(0)
@@ -58,33 +71,33 @@ def sum_kernel(out, partial, tiles, width, GROUP: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit
-def store_moments(partial, tile, tiles, values, masks, count, channels, c, TILES: tl.constexpr):
-    """Write the mean and M2 of a tuple of TILES tiles (lanes, channels), which hold `count` pixels."""
-    total = tl.zeros(c.shape, tl.float32)
-    for k in tl.static_range(TILES):
-        total += tl.sum(tl.where(masks[k], values[k], 0.0), 0)
-    mean = total / count
-    spread = tl.zeros(c.shape, tl.float32)
-    for k in tl.static_range(TILES):
-        away = tl.where(masks[k], values[k] - mean[None, :], 0.0)
-        spread += tl.sum(away * away, 0)
-    into = partial + tile.to(tl.int64) * 2 * channels + c
-    tl.store(into, mean, mask=c < channels)
-    tl.store(into + channels, spread, mask=c < channels)
-    tl.store(partial + tiles.to(tl.int64) * 2 * channels + tile, count)
+def end_moments(partial, pivot, first, second, count, channels, c):
+    """Write a program's mean and M2 from tiles (lanes, channels) of Σ (z - pivot) and Σ (z - pivot)²."""
+    programs, program = tl.num_programs(0).to(tl.int64), tl.program_id(0)
+    shift = tl.sum(first, 0) / count
+    spread = tl.sum(second, 0) - shift * shift * count
+    into = partial + program.to(tl.int64) * 2 * channels + c
+    tl.store(into, pivot + shift, mask=c < channels)
+    # Rounding must not make it negative; NaN shall stay.
+    tl.store(into + channels, tl.where(spread < 0, 0.0, spread), mask=c < channels)
+    tl.store(partial + programs * 2 * channels + program, count)
 
 
 @triton.jit
-def store_sums(partial, tile, values, arounds, masks, channels, c, TILES: tl.constexpr):
-    """Write Σ g and Σ g·(z - mean) of a tuple of TILES tiles (lanes, channels)."""
-    total, moment = tl.zeros(c.shape, tl.float32), tl.zeros(c.shape, tl.float32)
-    for k in tl.static_range(TILES):
-        g = tl.where(masks[k], values[k], 0.0)
-        total += tl.sum(g, 0)
-        moment += tl.sum(g * tl.where(masks[k], arounds[k], 0.0), 0)
-    into = partial + tile.to(tl.int64) * 2 * channels + c
-    tl.store(into, total, mask=c < channels)
-    tl.store(into + channels, moment, mask=c < channels)
+def end_sums(partial, total, moment, channels, c):
+    """Write a program's Σ g and Σ g·(z - mean) from tiles (lanes, channels) of both."""
+    into = partial + tl.program_id(0).to(tl.int64) * 2 * channels + c
+    tl.store(into, tl.sum(total, 0), mask=c < channels)
+    tl.store(into + channels, tl.sum(moment, 0), mask=c < channels)
+
+
+@triton.jit
+def middle(values, masks, TILES: tl.constexpr, count):
+    """The mean per channel of a tuple of TILES tiles (lanes, channels): a pivot for what follows."""
+    total = tl.sum(tl.where(masks[0], values[0], 0.0), 0)
+    for k in tl.static_range(1, TILES):
+        total += tl.sum(tl.where(masks[k], values[k], 0.0), 0)
+    return total / count
 
 
 def room_for_moments(tiles: int, channels: int, like: Tensor) -> Tensor:
@@ -97,31 +110,22 @@ def room_for_sums(tiles: int, channels: int, like: Tensor) -> Tensor:
     return torch.empty((tiles, 2 * channels), dtype=torch.float32, device=like.device)
 
 
-def moments(partial: Tensor, tiles: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, from a room for moments."""
+def moments(partial: Tensor, tiles: int, channels: int, into: Tensor) -> None:
+    """Write each channel's mean and biased variance into the first two rows of `into`, from such a room."""
     counts, partial = partial[tiles * 2 * channels :], partial[: tiles * 2 * channels]
     block = launch.power(channels, 16, 32)
     while True:
         groups = launch.blocks(tiles, _GROUP)
-        merged = partial.new_empty((groups, 2, channels))
+        last = groups == 1
+        merged = into if last else partial.new_empty((groups, 2, channels))
         merged_counts = counts.new_empty(groups)
         grid = groups, launch.blocks(channels, block)
-        sizes = {"GROUP": _GROUP, "BLOCK_C": block}
-        launch.run(
-            merge_kernel,
-            grid,
-            merged,
-            partial,
-            counts,
-            merged_counts,
-            tiles,
-            channels,
-            config=_MERGE,
-            **sizes,
-        )
+        given = (merged, partial, counts, merged_counts, tiles, channels)
+        sizes = {"LAST": last, "GROUP": _GROUP, "BLOCK_C": block}
+        launch.run(merge_kernel, grid, *given, config=_MERGE, **sizes)
+        if last:
+            return
         partial, counts, tiles = merged, merged_counts, groups
-        if tiles == 1:
-            return partial[0, 0], partial[0, 1] / counts
 
 
 def total(partial: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -16,7 +16,8 @@ _MOST_ELEMENTS = 2**31
 # Padding that outweighs an image by far is not what the kernels are made for: they may hold a band of the
 # padded image in memory, which PyTorch never does.
 _MOST_PADDED = 2**24
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_TAPS, _MOST_STRIDE, _MOST_REACH = 49, 4, 16
 
 
 @cache
@@ -46,6 +47,16 @@ def triton_kernels() -> ModuleType | None:
         return None
 
 
+def passes(x: torch.Tensor) -> ModuleType:
+    """The module of training's passes for where `x` lies; only where `for_call` gives kernels."""
+    return import_module("ninefold.ops.gpu_passes" if on_gpu(x) else "ninefold.ops.passes")
+
+
+def backward_passes(x: torch.Tensor) -> ModuleType:
+    """The module of the operators' gradients for where `x` lies; only where `for_call` gives kernels."""
+    return import_module("ninefold.ops.gpu_gradients" if on_gpu(x) else "ninefold.ops.passes")
+
+
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels could run where `x` lies: NVIDIA's GPUs from compute capability 8.0."""
     return x.device.type == "cuda" and torch.version.hip is None and _capability(x.device) >= (8, 0)
@@ -54,6 +65,38 @@ def on_gpu(x: torch.Tensor) -> bool:
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+def separable_on_gpu(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    depthwise_weight: torch.Tensor,
+    pointwise_weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> bool:
+    """Whether Triton's kernels make all gradients of a separable convolution, and none of those gradients."""
+    if torch.is_grad_enabled() or not on_gpu(x) or depthwise_weight.shape[0] != x.shape[1]:
+        return False
+    if grad.dtype is not x.dtype or depthwise_weight.dtype is not x.dtype:
+        return False
+    if unrolled_too_far(depthwise_weight.shape[2:], stride, dilation):
+        return False
+    pixels = grad.shape[2] * grad.shape[3]
+    images = x.shape[1] * pixels, grad.shape[1] * pixels, reach(x, stride, padding, dilation)
+    return for_call(x, pointwise_weight, *images) is not None
+
+
+def unrolled_too_far(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> str:
+    """Why a depthwise window is none that Triton's kernels take, which are unrolled over it; or ""."""
+    if kernel[0] * kernel[1] > _MOST_TAPS:
+        return f"a window of more than {_MOST_TAPS} taps"
+    if max(stride) > _MOST_STRIDE:
+        return f"a stride of more than {_MOST_STRIDE}"
+    if any((size - 1) * step >= _MOST_REACH for size, step in zip(kernel, dilation, strict=True)):
+        return f"a window that reaches over more than {_MOST_REACH} pixels"
+    return ""
 
 
 def taken_apart(x: torch.Tensor) -> bool:
@@ -89,7 +132,7 @@ def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) ->
     """
     gpu = on_gpu(x)
     if gpu:
-        if x.dtype not in _GPU_DTYPES or weight.dtype is not x.dtype:
+        if x.dtype not in GPU_DTYPES or weight.dtype is not x.dtype:
             return None
     elif not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.device.type == "cpu"):
         return None

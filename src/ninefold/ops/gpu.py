@@ -1,22 +1,22 @@
 """The operators in Triton's kernels (`ninefold.gpu`): float32, float16 and bfloat16 on a CUDA device.
 
-Arguments as in `ops/fallback.py`; images come in any memory format and leave channels-last. What has no
-kernel here (standard convolutions, depth multipliers, strides beyond 4 in the backward pass) is PyTorch's.
+Arguments as in `ops/fallback.py`; images come in any memory format and leave channels-last. Each call has
+several ways, block sizes of our kernels and PyTorch's own operators, of which the planner takes the fastest.
+What has no kernel here (standard convolutions, depth multipliers, windows that unroll too far) is PyTorch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from ninefold.gpu import depthwise, depthwise_weight, pointwise, pointwise_weight, separable
+from ninefold.gpu import depthwise, planner, pointwise, separable
 from ninefold.gpu.window import Window
-from ninefold.ops import fallback, gradients
-
-_MOST_TAPS = 49  # a kernel is unrolled over its window
-_MOST_STRIDE = 4
+from ninefold.ops import backend, fallback
+from ninefold.ops.gpu_passes import MOST_WAYS, describe
+from ninefold.ops.operands import dense
 
 conv2d = fallback.conv2d
 
@@ -32,14 +32,23 @@ def depthwise_conv2d(
 ) -> Tensor:
     """activation(depthwise(x) + bias)."""
     window = _window(weight, stride, padding, dilation)
-    if weight.shape[0] != x.shape[1] or window is None:
-        return fallback.depthwise_conv2d(x, weight, bias, stride, padding, dilation, activation)
-    size = window.output_size(x.shape[2], x.shape[3])
-    config = depthwise.configs(window, size, x.shape[1])[0]
+    channels = x.shape[1]
+    plain = partial(fallback.depthwise_conv2d, x, weight, bias, stride, padding, dilation, activation)
+    if weight.shape[0] != channels or window is None:
+        return plain()
+    image, size = dense(x), window.output_size(x.shape[2], x.shape[3])
     taps = depthwise.taps_first(weight)
-    return depthwise.depthwise(
-        _image(x), taps, window, size, config=config, shift=bias, activation=activation
-    )[0]
+
+    def ours(config: depthwise.Config) -> Tensor:
+        return depthwise.depthwise(
+            image, taps, window, size, config=config, shift=_plain(bias), activation=activation
+        )[0]
+
+    configs = depthwise.configs(window, size, channels)[:MOST_WAYS]
+    ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
+    task = f"depthwise_conv2d {describe(x)} {window} {activation} {bias is not None}"
+    out: Tensor = planner.run(task, ways | {planner.PYTORCH: plain}, x)
+    return out
 
 
 def pointwise_conv2d(
@@ -47,14 +56,19 @@ def pointwise_conv2d(
 ) -> Tensor:
     """activation(pointwise(x) + bias) + residual."""
     outputs, channels = weight.shape[:2]
-    return pointwise.pointwise(
-        _image(x),
-        weight.detach().reshape(outputs, channels),
-        config=pointwise.configs(channels, outputs)[0],
-        shift=bias,
-        activation=activation,
-        residual=None if residual is None else _image(residual),
-    )[0]
+    image, table = dense(x), weight.detach().reshape(outputs, channels)
+    added = None if residual is None else dense(residual)
+
+    def ours(config: pointwise.Config) -> Tensor:
+        named = {"shift": _plain(bias), "activation": activation, "residual": added}
+        return pointwise.pointwise(image, table, config=config, **named)[0]  # type: ignore[arg-type]
+
+    configs = pointwise.configs(channels, outputs)[:MOST_WAYS]
+    ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
+    ways[planner.PYTORCH] = partial(fallback.pointwise_conv2d, x, weight, bias, activation, residual)
+    task = f"pointwise_conv2d {describe(x)} {outputs} {activation} {bias is not None} {added is not None}"
+    out: Tensor = planner.run(task, ways, x)
+    return out
 
 
 def separable_conv2d(
@@ -70,67 +84,48 @@ def separable_conv2d(
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """activation(pointwise(depthwise_activation(depthwise(x) + bias)) + bias) + residual, in one kernel."""
+    """activation(pointwise(depthwise_activation(depthwise(x) + bias)) + bias) + residual.
+
+    In one kernel, or in the fastest of each stage's, whichever was faster.
+    """
     outputs, channels = pointwise_weight.shape[:2]
     window = _window(depthwise_weight, stride, padding, dilation)
-    if channels != x.shape[1] or window is None:
+
+    def apart() -> Tensor:
         geometry = stride, padding, dilation
         filtered = depthwise_conv2d(x, depthwise_weight, depthwise_bias, *geometry, depthwise_activation)
         return pointwise_conv2d(filtered, pointwise_weight, pointwise_bias, activation, residual)
-    size = window.output_size(x.shape[2], x.shape[3])
-    return separable.separable(
-        _image(x),
-        depthwise.taps_first(depthwise_weight),
-        pointwise_weight.detach().reshape(outputs, channels).contiguous(),
-        window,
-        config=separable.configs(window, size, channels, outputs)[0],
-        depthwise_shift=depthwise_bias,
-        shift=pointwise_bias,
-        depthwise_activation=depthwise_activation,
-        activation=activation,
-        residual=None if residual is None else _image(residual),
+
+    if channels != x.shape[1] or window is None:
+        return apart()
+    image, size = dense(x), window.output_size(x.shape[2], x.shape[3])
+    added = None if residual is None else dense(residual)
+    taps = depthwise.taps_first(depthwise_weight)
+    table = pointwise_weight.detach().reshape(outputs, channels).contiguous()
+
+    def ours(config: separable.Config) -> Tensor:
+        return separable.separable(
+            image,
+            taps,
+            table,
+            window,
+            config=config,
+            depthwise_shift=_plain(depthwise_bias),
+            shift=_plain(pointwise_bias),
+            depthwise_activation=depthwise_activation,
+            activation=activation,
+            residual=added,
+        )
+
+    configs = separable.configs(window, size, channels, outputs)[:MOST_WAYS]
+    ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
+    biases = depthwise_bias is not None, pointwise_bias is not None
+    task = (
+        f"separable_conv2d {describe(x)} {outputs} {window} {depthwise_activation} {activation} {biases} "
+        f"{added is not None}"
     )
-
-
-def convolution_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    needed: tuple[bool, bool, bool],
-) -> gradients.Gradients:
-    """`gradients.convolution`, without a bias; in the kernels where they can, else in PyTorch."""
-    outputs, inputs, tall, wide = weight.shape
-    flat = (tall, wide, *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 0, 0, 1)
-    window = _window(weight, stride, padding, dilation)
-    deep = groups == outputs == x.shape[1] and inputs == 1 and max(stride) <= _MOST_STRIDE
-    if not flat and not (deep and window is not None):
-        return gradients.convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
-    along = weights = None
-    grad = _image(grad)
-    if flat:
-        table = weight.detach().reshape(outputs, inputs)
-        if needed[0]:
-            config = pointwise.configs(outputs, inputs)[0]
-            along, _ = pointwise.pointwise(grad, table, config=config, transposed=True)
-        if needed[1]:
-            config = pointwise_weight.configs(inputs, outputs)[0]
-            weights = pointwise_weight.pointwise_weight(grad, _image(x), config=config)
-    else:
-        assert window is not None
-        size = x.shape[2], x.shape[3]
-        if needed[0]:
-            config = depthwise.configs(window, size, outputs, backward=True)[0]
-            taps = depthwise.taps_first(weight)
-            along, _ = depthwise.depthwise(grad, taps, window, size, config=config, backward=True)
-        if needed[1]:
-            config = depthwise_weight.configs(window, (grad.shape[2], grad.shape[3]), outputs)[0]
-            weights = depthwise_weight.depthwise_weight(grad, _image(x), window, config=config)
-    return along, None if weights is None else weights.to(weight.dtype), None
+    out: Tensor = planner.run(task, ways | {"apart": apart}, x)
+    return out
 
 
 def _window(
@@ -138,7 +133,7 @@ def _window(
 ) -> Window | None:
     """The window as the kernels take it, or None for one that would be unrolled too far."""
     tall, wide = weight.shape[2:]
-    if tall * wide > _MOST_TAPS:
+    if backend.unrolled_too_far((tall, wide), stride, dilation):
         return None
     left, right, top, bottom = padding
     return Window(
@@ -146,5 +141,5 @@ def _window(
     )
 
 
-def _image(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last)
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()

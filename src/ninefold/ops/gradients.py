@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ninefold.ops import fallback
+from ninefold.ops import backend, fallback
 
 aten = torch.ops.aten
 Gradients = tuple[torch.Tensor | None, ...]
@@ -89,6 +89,15 @@ def separable_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
     """Gradients of `separable_conv2d`, one for each of its arguments."""
     x, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias = ctx.saved_tensors
     needs_x, needs_dw, needs_pw, needs_db, needs_pb = ctx.needs_input_grad[:5]
+    needed = [bool(need) for need in (needs_x, needs_dw, needs_pw, needs_db, needs_pb)]
+    residual = grad if ctx.needs_input_grad[10] else None
+    geometry = ctx.stride, ctx.padding, ctx.dilation
+    if backend.separable_on_gpu(grad, x, depthwise_weight, pointwise_weight, *geometry) and any(needed):
+        made = torch.ops.ninefold.separable_backward(
+            *(grad, *ctx.saved_tensors, *geometry, ctx.depthwise_activation, ctx.activation, needed)
+        )
+        along = (gradient if need else None for gradient, need in zip(made, needed, strict=True))
+        return *along, None, None, None, None, None, residual
     needs_first = needs_x or needs_dw or needs_db
     first = (ctx.stride, ctx.padding, ctx.dilation, x.shape[1])
 
@@ -110,7 +119,6 @@ def separable_conv2d(ctx: Any, grad: torch.Tensor) -> Gradients:
         grad_x, grad_dw, grad_db = _convolution(
             grad_filtered, x, depthwise_weight, depthwise_bias, *first, (needs_x, needs_dw, needs_db)
         )
-    residual = grad if ctx.needs_input_grad[10] else None
     return grad_x, grad_dw, grad_pw, grad_db, grad_pb, None, None, None, None, None, residual
 
 

@@ -7,7 +7,6 @@ stride and dilation (h, w), padding (left, right, top, bottom). The result has t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 
 import torch
 
@@ -163,8 +162,7 @@ def _convolution_backward(
     kernels = backend.for_call(x, weight, grad.shape[1] * grad.shape[2] * grad.shape[3])
     run = gradients.convolution
     if kernels and grad.dtype is x.dtype and grad.layout is torch.strided:
-        home = kernels if backend.on_gpu(x) else import_module("ninefold.ops.passes")
-        run = home.convolution_backward
+        run = backend.backward_passes(x).convolution_backward
     needed = (needs_x, needs_weight, False)
     grad_x, grad_weight, _ = run(grad, x, weight, None, stride, padding, dilation, groups, needed)
     return (
@@ -188,6 +186,50 @@ def _convolution_backward_fake(
         torch.empty_like(x, memory_format=memory_format(x)) if needs_x else x.new_empty(0),
         weight.new_empty(weight.shape) if needs_weight else x.new_empty(0),
     )
+
+
+def _separable_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    depthwise_weight: torch.Tensor,
+    pointwise_weight: torch.Tensor,
+    depthwise_bias: torch.Tensor | None,
+    pointwise_bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    depthwise_activation: str | None,
+    activation: str | None,
+    needed: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
+    made = backend.backward_passes(x).separable_backward(
+        *(grad, x, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias),
+        *(stride, padding, dilation, depthwise_activation, activation, needed),
+    )
+    none = x.new_empty(0)
+    along, *rest = made
+    others = (none if gradient is None else gradient.contiguous() for gradient in rest)
+    return none if along is None else _like(x, along), *others
+
+
+def _separable_backward_fake(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    depthwise_weight: torch.Tensor,
+    pointwise_weight: torch.Tensor,
+    depthwise_bias: torch.Tensor | None,
+    pointwise_bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    depthwise_activation: str | None,
+    activation: str | None,
+    needed: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
+    shapes = (depthwise_weight.shape, pointwise_weight.shape, x.shape[1:2], pointwise_weight.shape[:1])
+    along = torch.empty_like(x, memory_format=memory_format(x)) if needed[0] else x.new_empty(0)
+    others = (x.new_empty(shape if need else 0) for shape, need in zip(shapes, needed[1:], strict=True))
+    return along, *others
 
 
 def _output_shape(
@@ -220,6 +262,14 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("convolution_backward", _convolution_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ninefold::convolution_backward", _convolution_backward_fake, lib=_LIBRARY)
+_LIBRARY.define(
+    "separable_backward(Tensor grad, Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, "
+    f"Tensor? depthwise_bias, Tensor? pointwise_bias, {_GEOMETRY}, str? depthwise_activation, "
+    "str? activation, bool[5] needed) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.impl("separable_backward", _separable_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ninefold::separable_backward", _separable_backward_fake, lib=_LIBRARY)
 
 
 def _register(

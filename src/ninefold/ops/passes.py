@@ -1,69 +1,31 @@
 """Training's passes over images, in the compiled kernels: dense float32 on the CPU, images channels-last.
 
-An image between two convolutions is kept raw, as the first one wrote it, with `numbers`: four rows of one
-number per channel, mean, variance, scale and shift. The next one reads activation(scale·(z - mean) + shift).
-A gradient is kept as it arrives at the activation's output; `turn`, three rows, makes of it that of z.
-The formulas stand in kernels/batchnorm.py. The callers have checked shapes and types.
+What they take is in `operands.py`. The callers have checked shapes and types.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ninefold.ops import cpu, gradients
 from ninefold.ops.cpu import Pair, Sides, _kernels
-
-# Activations that are no clip: their derivative is multiplied into the gradient as soon as that is made.
-SLOPED = ("silu", "hardswish", "gelu", "gelu_tanh", "hardsigmoid", "sigmoid")
-
+from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense
 
 FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
 
 
-@dataclass(frozen=True)
-class Operand:
-    """An image as the next convolution reads it; without numbers, as it is."""
-
-    z: Tensor
-    numbers: Tensor | None = None
-    activation: str | None = None
-
-    @property
-    def pixels(self) -> int:
-        """Values of one channel."""
-        return self.z.numel() // self.z.shape[1]
-
-    def handle(self) -> _kernels.Operand:
-        """The extension's view of it; the tensors must outlive that."""
-        n, c, h, w = self.z.shape
-        numbers = 0 if self.numbers is None else self.numbers.data_ptr()
-        return _kernels.Operand(self.z.data_ptr(), n, h, w, c, numbers, self.activation or "")
+def _operand(x: Operand) -> _kernels.Operand:
+    """The extension's view of it; the tensors must outlive that."""
+    n, c, h, w = x.z.shape
+    numbers = 0 if x.numbers is None else x.numbers.data_ptr()
+    return _kernels.Operand(x.z.data_ptr(), n, h, w, c, numbers, x.activation or "")
 
 
-@dataclass(frozen=True)
-class Gradient:
-    """The gradient that arrives at an operand, and how it becomes that of z; without a turn it is that."""
-
-    operand: Operand
-    arrived: Tensor
-    turn: Tensor | None = None
-
-    def handle(self) -> _kernels.Gradient:
-        """The extension's view of it; the tensors must outlive that."""
-        turn = 0 if self.turn is None else self.turn.data_ptr()
-        return _kernels.Gradient(self.operand.handle(), self.arrived.data_ptr(), turn)
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What a convolution's backward pass made; `sums` are the input's Σ g and Σ g·(z - mean)."""
-
-    weight: Tensor | None
-    input: Tensor | None
-    sums: Tensor | None
+def _gradient(dz: Gradient) -> _kernels.Gradient:
+    """The extension's view of it; the tensors must outlive that."""
+    turn = 0 if dz.turn is None else dz.turn.data_ptr()
+    return _kernels.Gradient(_operand(dz.operand), dz.arrived.data_ptr(), turn)
 
 
 def depthwise(
@@ -81,7 +43,7 @@ def depthwise(
     out = cpu._empty(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
     sides = _kernels.Padding(*padding)
     _kernels.train_depthwise(
-        packed.kernel, x.handle(), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
+        packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
     )
     return out
 
@@ -92,7 +54,7 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     n, _, h, w = x.z.shape
     out = cpu._empty(n, weight.shape[0], h, w)
     _kernels.train_pointwise(
-        packed.kernel, x.handle(), out.data_ptr(), _address(moments), torch.get_num_threads()
+        packed.kernel, _operand(x), out.data_ptr(), _address(moments), torch.get_num_threads()
     )
     return out
 
@@ -112,7 +74,13 @@ def depthwise_backward(
     window = _kernels.Window(weight.shape[2], weight.shape[3], *stride, *dilation)
     sides = _kernels.Padding(*padding)
     _kernels.train_depthwise_backward(
-        weight.data_ptr(), window, sides, dz.handle(), x.handle(), *_addresses(made), torch.get_num_threads()
+        weight.data_ptr(),
+        window,
+        sides,
+        _gradient(dz),
+        _operand(x),
+        *_addresses(made),
+        torch.get_num_threads(),
     )
     return made
 
@@ -122,7 +90,7 @@ def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[b
     weight = cpu._dense(weight)
     made = _room(x, weight, needed)
     _kernels.train_pointwise_backward(
-        weight.data_ptr(), dz.handle(), x.handle(), *_addresses(made), torch.get_num_threads()
+        weight.data_ptr(), _gradient(dz), _operand(x), *_addresses(made), torch.get_num_threads()
     )
     return made
 
@@ -144,7 +112,7 @@ def convolution_backward(
     deep = groups == outputs == x.shape[1] >= FEWEST_CHANNELS and inputs == 1
     if not (flat or deep):
         return gradients.convolution(grad, x, weight, bias, stride, padding, dilation, groups, needed)
-    read, arrived = Operand(_image(x)), _image(grad)
+    read, arrived = Operand(dense(x)), dense(grad)
     dz, needs = Gradient(Operand(arrived), arrived), (needed[1], needed[0])
     if flat:
         made = pointwise_backward(dz, read, weight, needs)
@@ -153,14 +121,10 @@ def convolution_backward(
     return made.input, made.weight, None
 
 
-def _image(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last)
-
-
 def apply(x: Operand, residual: Tensor | None = None) -> Tensor:
     """The operand's values, and the residual added."""
     out = torch.empty_like(x.z)
-    _kernels.train_apply(x.handle(), _address(residual), out.data_ptr(), torch.get_num_threads())
+    _kernels.train_apply(_operand(x), _address(residual), out.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -175,14 +139,14 @@ def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
     sums = torch.empty((2, operand.z.shape[1]), dtype=torch.float64)
     kept = torch.empty_like(gradient) if operand.activation in SLOPED else gradient
     arrived = Gradient(operand, gradient)
-    _kernels.train_reduce(arrived.handle(), kept.data_ptr(), sums.data_ptr(), torch.get_num_threads())
+    _kernels.train_reduce(_gradient(arrived), kept.data_ptr(), sums.data_ptr(), torch.get_num_threads())
     return kept, sums
 
 
 def turn(dz: Gradient) -> Tensor:
     """The gradient of z, whole: for convolutions that PyTorch differentiates."""
     out = torch.empty_like(dz.arrived)
-    _kernels.train_turn(dz.handle(), out.data_ptr(), torch.get_num_threads())
+    _kernels.train_turn(_gradient(dz), out.data_ptr(), torch.get_num_threads())
     return out
 
 

@@ -6,44 +6,27 @@ Normalised and activated images exist a band at a time in the cache, made again 
 
 Forward, each stage reads one image and writes one. Backward, it reads three (the gradient that arrives, its
 own raw output, the raw output before) and writes one: six passes over the convolutions' outputs in all, where
-PyTorch's operators make more than twenty.
+PyTorch's operators make more than twenty. On a GPU the weights' gradients are kernels of their own and read
+those three images once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ninefold.ops import backend, fallback, gradients, passes
+from ninefold.ops import backend, fallback, passes, whole
+from ninefold.ops.operands import Gradient, Operand, dense
+from ninefold.training import folded
+from ninefold.training.stages import Normalisation, Stage, Tensors
 
-Tensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What one batch-norm does, besides its tensors; without `batch_statistics` the running ones are used."""
-
-    eps: float
-    batch_statistics: bool
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One convolution (`standard`: PyTorch's own), the batch-norm and the activation behind it."""
-
-    kind: Literal["depthwise", "pointwise", "standard"]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]  # left, right, top, bottom
-    dilation: tuple[int, int]
-    groups: int
-    normalisation: Normalisation | None
-    activation: str | None  # the names of ninefold.ops
+__all__ = ["Normalisation", "Stage", "Tensors", "run", "supported"]
 
 
 def run(
@@ -67,6 +50,9 @@ def run(
     _check(x, stages, tensors, keep)
     if supported(x, stages, tensors):
         return _plain(x, stages, tensors, residual)
+    if folded.wanted(x, stages, tensors, residual):
+        nothing = [(x.new_empty(0), x.new_empty(0)) for _ in stages]
+        return folded.run(x, stages, tensors, residual), nothing
     found: list[tuple[Tensor, Tensor]] = []
     flat = [tensor for stage in tensors for tensor in stage]
     return _Chain.apply(x, residual, tuple(stages), keep, found, *flat), found
@@ -78,23 +64,49 @@ def supported(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) ->
         return "an image without pixels"
     if backend.taken_apart(x):
         return "a function transform"
-    every = [x, *(tensor for stage in tensors for tensor in stage if tensor is not None)]
-    if any(tensor.dtype is not torch.float32 or tensor.device.type != "cpu" for tensor in every):
-        return "not float32 on the CPU"
+    gpu = backend.on_gpu(x)
+    if gpu and backend.triton_kernels() is None:
+        return "Triton is not installed"
+    reason = _mixed(x, tensors) if gpu else _elsewhere(x, tensors)
+    if reason:
+        return reason
     channels, elements = x.shape[1], x.numel() // x.shape[0]
     for stage, (weight, *_) in zip(stages, tensors, strict=True):
         outputs = weight.shape[0]
         if stage.kind == "depthwise" and not (outputs == channels == stage.groups):
             return "a depth multiplier"
-        if outputs < passes.FEWEST_CHANNELS or (
-            channels < passes.FEWEST_CHANNELS and stage.kind != "standard"
-        ):
+        fewest = 1 if gpu else passes.FEWEST_CHANNELS
+        if outputs < fewest or (channels < fewest and stage.kind != "standard"):
             return "fewer channels than a vector"
+        if gpu and stage.kind == "depthwise":
+            reason = backend.unrolled_too_far(weight.shape[2:], stage.stride, stage.dilation)
+            if reason:
+                return reason
         elements = max(elements, x.shape[2] * x.shape[3] * outputs)
         channels = outputs
     if elements >= 2**31:
         return "an image of 2³¹ elements"
-    return "" if backend.kernels() else "the compiled kernels are not installed"
+    return "" if gpu or backend.kernels() else "the compiled kernels are not installed"
+
+
+def _elsewhere(x: Tensor, tensors: Sequence[Tensors]) -> str:
+    every = [x, *(tensor for stage in tensors for tensor in stage if tensor is not None)]
+    if any(tensor.dtype is not torch.float32 or tensor.device.type != "cpu" for tensor in every):
+        return "not float32 on the CPU"
+    return ""
+
+
+def _mixed(x: Tensor, tensors: Sequence[Tensors]) -> str:
+    """Why tensors are none that the GPU's kernels take: batch-norm's may have another dtype than images."""
+    images = [x, *(tensor for stage in tensors for tensor in stage[:2] if tensor is not None)]
+    norms = [tensor for stage in tensors for tensor in stage[2:] if tensor is not None]
+    if x.dtype not in backend.GPU_DTYPES or any(tensor.dtype is not x.dtype for tensor in images):
+        return "an image and a weight of different dtypes, or of one that has no kernels"
+    if any(tensor.dtype not in backend.GPU_DTYPES for tensor in norms):
+        return "a batch-norm of a dtype that has no kernels"
+    if any(tensor.device != x.device for tensor in (*images, *norms)):
+        return "tensors on several devices"
+    return ""
 
 
 def _check(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors], keep: str) -> None:
@@ -152,19 +164,19 @@ class _Chain(torch.autograd.Function):
         found: list[tuple[Tensor, Tensor]],
         *flat: Tensor | None,
     ) -> Tensor:
-        image = _dense(x)
-        operand = passes.Operand(image)
+        image, home = dense(x), backend.passes(x)
+        operand = Operand(image)
         outputs, numbers = [], []
         for stage, tensors in zip(stages, _by_stage(flat), strict=True):
-            operand = _forward(operand, stage, tensors, found)
+            operand = _forward(home, operand, stage, tensors, found)
             outputs.append(operand.z)
             numbers.append(operand.numbers)
         if residual is not None or operand.numbers is not None:
-            out = passes.apply(operand, None if residual is None else _dense(residual))
+            out = home.apply(operand, None if residual is None else dense(residual))
         else:
             out = operand.z
-        ctx.stages = stages
-        if keep == "bfloat16":
+        ctx.stages, ctx.home = stages, home
+        if keep == "bfloat16" and image.dtype is torch.float32:
             outputs = [z.to(torch.bfloat16) for z in outputs]
         ctx.save_for_backward(image, *outputs, *numbers, *flat)
         return out
@@ -177,7 +189,8 @@ class _Chain(torch.autograd.Function):
         image, outputs, numbers = saved[0], saved[1 : count + 1], saved[count + 1 : 2 * count + 1]
         needs_x, needs_residual, _, _, _, *needs = ctx.needs_input_grad
         parameters = _backward(
-            _dense(gradient),
+            ctx.home,
+            dense(gradient),
             stages,
             _by_stage(saved[2 * count + 1 :]),
             image,
@@ -190,26 +203,28 @@ class _Chain(torch.autograd.Function):
 
 
 def _forward(
-    operand: passes.Operand, stage: Stage, tensors: Tensors, found: list[tuple[Tensor, Tensor]]
-) -> passes.Operand:
+    home: ModuleType,
+    operand: Operand,
+    stage: Stage,
+    tensors: Tensors,
+    found: list[tuple[Tensor, Tensor]],
+) -> Operand:
     """One stage: convolve the operand; return the operand of the next, and add the statistics to `found`."""
     weight, bias, gamma, beta, running_mean, running_variance = tensors
     channels, normalisation = weight.shape[0], stage.normalisation
     batch = normalisation is not None and normalisation.batch_statistics
     numbers = None
     if normalisation is not None or stage.activation is not None:
-        numbers = torch.empty((4, channels))
+        numbers = torch.empty((4, channels), device=weight.device)
     moments = numbers if batch else None
     geometry = stage.stride, stage.padding, stage.dilation
     if stage.kind == "depthwise":
-        z = passes.depthwise(operand, weight, bias, *geometry, moments)
+        z = home.depthwise(operand, weight, bias, *geometry, moments)
     elif stage.kind == "pointwise":
-        z = passes.pointwise(operand, weight, bias, moments)
+        z = home.pointwise(operand, weight, bias, moments)
     else:
-        z = _dense(fallback.convolve(_made(operand), weight, bias, *geometry, stage.groups))
-        if moments is not None:
-            passes.moments(z, moments)
-    statistics = torch.empty(0), torch.empty(0)
+        z = whole.forward(home, operand, weight, bias, *geometry, stage.groups, moments)
+    statistics = weight.new_empty(0), weight.new_empty(0)
     if numbers is not None:
         if batch:
             statistics = numbers[0].clone(), numbers[1].clone()
@@ -218,12 +233,13 @@ def _forward(
             numbers[0], numbers[1] = running_mean, running_variance
         else:
             numbers[0], numbers[1] = 0, 1
-        passes.normalisation(numbers, gamma, beta, normalisation.eps if normalisation else 0.0)
+        home.normalisation(numbers, gamma, beta, normalisation.eps if normalisation else 0.0)
     found.append(statistics)
-    return passes.Operand(z, numbers, stage.activation)
+    return Operand(z, numbers, stage.activation)
 
 
 def _backward(
+    home: ModuleType,
     gradient: Tensor,
     stages: tuple[Stage, ...],
     tensors: list[Tensors],
@@ -235,18 +251,18 @@ def _backward(
 ) -> list[Tensor | None]:
     """The gradients of x and of every tensor of every stage, those that are needed."""
 
-    def operand(index: int) -> passes.Operand:
+    def operand(index: int) -> Operand:
         if index < 0:
-            return passes.Operand(image)
-        return passes.Operand(outputs[index].float(), numbers[index], stages[index].activation)
+            return Operand(image)
+        return Operand(outputs[index].to(image.dtype), numbers[index], stages[index].activation)
 
     made: list[Tensor | None] = [None] * len(needs)
     after, sums = operand(len(stages) - 1), None
     arrived: Tensor | None = gradient
     if after.numbers is not None:
-        arrived, sums = passes.reduce(after, gradient)
+        arrived, sums = home.reduce(after, gradient)
     for index in reversed(range(len(stages))):
-        stage, (weight, _, gamma, *_) = stages[index], tensors[index]
+        stage, (weight, bias, gamma, beta, *_) = stages[index], tensors[index]
         needs_weight, needs_bias, needs_gamma, needs_beta = needs[6 * index : 6 * index + 4]
         before = operand(index - 1)
         needs_before = needs_x or any(needs[: 6 * index])
@@ -254,23 +270,24 @@ def _backward(
         if sums is not None:
             batch = stage.normalisation is not None and stage.normalisation.batch_statistics
             eps = stage.normalisation.eps if stage.normalisation else 0.0
-            turn, along_gamma, along_beta = passes.normalisation_backward(after, gamma, eps, sums, batch)
-            made[6 * index + 2] = along_gamma if needs_gamma else None
-            made[6 * index + 3] = along_beta if needs_beta else None
+            turn, along_gamma, along_beta = home.normalisation_backward(after, gamma, eps, sums, batch)
+            made[6 * index + 2] = along_gamma.to(gamma.dtype) if gamma is not None and needs_gamma else None
+            made[6 * index + 3] = along_beta.to(beta.dtype) if beta is not None and needs_beta else None
         assert arrived is not None
-        dz = passes.Gradient(after, arrived, turn)
-        if needs_bias:
-            made[6 * index + 1] = _bias(dz, sums, stage)
+        dz = Gradient(after, arrived, turn)
+        if bias is not None and needs_bias:
+            made[6 * index + 1] = _bias(dz, sums, stage).to(bias.dtype)
         if not (needs_weight or needs_before):
             break
         needed = needs_weight, needs_before
         if stage.kind == "depthwise":
             geometry = stage.stride, stage.padding, stage.dilation
-            got = passes.depthwise_backward(dz, before, weight, *geometry, needed)
+            got = home.depthwise_backward(dz, before, weight, *geometry, needed)
         elif stage.kind == "pointwise":
-            got = passes.pointwise_backward(dz, before, weight, needed)
+            got = home.pointwise_backward(dz, before, weight, needed)
         else:
-            got = _standard(dz, before, weight, stage, needed)
+            geometry = stage.stride, stage.padding, stage.dilation
+            got = whole.backward(home, dz, before, weight, *geometry, stage.groups, needed)
         made[6 * index] = got.weight
         if not needs_before:
             break
@@ -279,39 +296,13 @@ def _backward(
     return [arrived if needs_x else None, *made]
 
 
-def _bias(dz: passes.Gradient, sums: Tensor | None, stage: Stage) -> Tensor:
+def _bias(dz: Gradient, sums: Tensor | None, stage: Stage) -> Tensor:
     """The gradient of a convolution's bias; the batch's own mean takes every bias out again."""
     if sums is None or dz.turn is None:
         return dz.arrived.sum((0, 2, 3))
     if stage.normalisation is not None and stage.normalisation.batch_statistics:
-        return torch.zeros(sums.shape[1])
+        return dz.arrived.new_zeros(sums.shape[1])
     return (sums[0] * dz.turn[0]).float()
-
-
-def _standard(
-    dz: passes.Gradient, before: passes.Operand, weight: Tensor, stage: Stage, needed: tuple[bool, bool]
-) -> passes.Gradients:
-    """A convolution that PyTorch differentiates, between images made whole."""
-    arrived = dz.arrived if dz.turn is None else passes.turn(dz)
-    geometry = stage.stride, stage.padding, stage.dilation, stage.groups
-    needs_weight, needs_before = needed
-    along, weights, _ = gradients.convolution(
-        arrived, _made(before), weight, None, *geometry, (needs_before, needs_weight, False)
-    )
-    sums = None
-    if along is not None:
-        along = _dense(along)
-        if before.numbers is not None:
-            along, sums = passes.reduce(before, along)
-    return passes.Gradients(weights, along, sums)
-
-
-def _made(operand: passes.Operand) -> Tensor:
-    return operand.z if operand.numbers is None else passes.apply(operand)
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last)
 
 
 def _by_stage(flat: Sequence[Tensor | None]) -> list[Tensors]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from ninefold.inference.graph import sole_user
+from ninefold.ops import backend
 from ninefold.shape import resolve_padding
-from ninefold.training.chain import Normalisation, Stage
 from ninefold.training.reading import activation, is_plain, read, writes
+from ninefold.training.stages import Normalisation, Stage
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def _link(convolution: Node, given: dict[str, Any]) -> Link | str:
     if image is None or kernel is None or image.dim() != 4:
         return "it is not a two-dimensional convolution of a batch"
     for what, tensor in (("input", image), ("weight", kernel)):
-        if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
+        # On a GPU the dtypes need not agree yet: autocast sees to that when the graph runs.
+        plain = tensor.dtype is torch.float32 and tensor.device.type == "cpu"
+        if not plain and not (backend.on_gpu(tensor) and tensor.dtype in backend.GPU_DTYPES):
             dtype = str(tensor.dtype).removeprefix("torch.")
             return f"its {what} is {dtype} on {tensor.device.type}, not float32 on cpu"
     _, per_group, *window = (int(size) for size in kernel.shape)

@@ -34,7 +34,8 @@ def backend(
     run: Run = graph.forward
     try:
         refused = _wants_pytorch(example_inputs)
-        if gradients_wanted(example_inputs):
+        # On a GPU chains serve both ways: without gradients batch-norm's running statistics are folded in.
+        if gradients_wanted(example_inputs) or on_gpu(example_inputs):
             learning = Learning(graph, example_inputs, keep, refused=refused)
             _log.info("torch.compile: %s", learning.report())
             return learning.run
@@ -69,16 +70,23 @@ def gradients_wanted(inputs: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
+def on_gpu(inputs: Sequence[Any]) -> bool:
+    """Whether a graph's images are a GPU's: whether any floating-point input is."""
+    return any(isinstance(x, Tensor) and x.is_floating_point() and kernels.on_gpu(x) for x in inputs)
+
+
 def _wants_pytorch(inputs: list[Any]) -> str:
     """Why a graph with these inputs is PyTorch's, whatever it computes; "" if it is not."""
     tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
-    if any(torch.is_autocast_enabled(device) for device in {tensor.device.type for tensor in tensors}):
+    gpu = on_gpu(inputs)
+    elsewhere = {tensor.device.type for tensor in tensors if not (gpu and kernels.on_gpu(tensor))}
+    if any(torch.is_autocast_enabled(device) for device in elsewhere):
         return "autocast is on"
     for tensor in tensors:
         if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
             return f"an input is a {type(tensor).__name__}"
         if tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
             return "an input is no plain strided tensor"
-    if kernels.kernels() is None:
-        return "the compiled kernels are not installed"
-    return ""
+    if gpu:
+        return "" if kernels.triton_kernels() is not None else "Triton is not installed"
+    return "" if kernels.kernels() is not None else "the compiled kernels are not installed"

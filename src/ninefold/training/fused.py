@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ninefold.ops import backend
 from ninefold.training import chain, plain
-from ninefold.training.chain import Stage
-from ninefold.training.plain import Tensors
+from ninefold.training.stages import Stage, Tensors
 
 # Shapes whose answer is remembered are forgotten when there are more of them.
 _MOST_SHAPES = 1024
@@ -29,9 +28,18 @@ class Fused(nn.Module):
         self, x: Tensor, tensors: Sequence[Tensors], momenta: Sequence[float], residual: Tensor | None = None
     ) -> Tensor:
         """Return the chain's result, channels-last where kernels ran, and update the running statistics."""
-        if _taken_apart(x) or self._reason(x, tensors):
+        if _taken_apart(x):
             return plain.run(x, self.stages, tensors, momenta, residual)
-        out, statistics = chain.run(x, self.stages, tensors, residual, keep=self.keep)
+        given, added = (x, tensors), residual
+        if torch.is_autocast_enabled(x.device.type):
+            given = _cast(x, tensors)
+            # A residual of another dtype makes the sum one of that: added by itself, as PyTorch adds it.
+            added = residual if residual is not None and residual.dtype is given[0].dtype else None
+        if self._reason(*given):
+            return plain.run(x, self.stages, tensors, momenta, residual)
+        out, statistics = chain.run(given[0], self.stages, given[1], added, keep=self.keep)
+        if residual is not None and added is None:
+            out = out + residual
         counts = self._values_per_channel(x, tensors)
         for (mean, variance), count, own, momentum in zip(statistics, counts, tensors, momenta, strict=True):
             _update(own[4], own[5], mean, variance, count, momentum)
@@ -85,10 +93,22 @@ def _update(
 
 
 def _taken_apart(x: Tensor) -> bool:
-    """Whether someone looks at the single operators: autocast, `torch.func`, a dispatch mode."""
+    """Whether someone looks at the single operators: the CPU's autocast, `torch.func`, a dispatch mode."""
     return (
-        torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() > 0 or backend.taken_apart(x)
+        (torch.is_autocast_enabled("cpu") and not backend.on_gpu(x))
+        or torch._C._len_torch_dispatch_stack() > 0
+        or backend.taken_apart(x)
     )
+
+
+def _cast(x: Tensor, tensors: Sequence[Tensors]) -> tuple[Tensor, list[Tensors]]:
+    """Images and weights as autocast gives them to a convolution; batch-norm's numbers stay as they are."""
+    dtype = torch.get_autocast_dtype(x.device.type)
+
+    def cast(tensor: Any) -> Any:
+        return tensor if tensor is None else tensor.to(dtype)
+
+    return cast(x), [(cast(weight), cast(bias), *norm) for weight, bias, *norm in tensors]
 
 
 def _size(padded: int, kernel: int, stride: int, dilation: int) -> int:

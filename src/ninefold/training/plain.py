@@ -8,10 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ninefold.ops.fallback import ACTIVATIONS, convolve
-from ninefold.training.chain import Stage
-
-# One stage's weight, bias, gamma, beta, running mean and running variance.
-Tensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+from ninefold.training.stages import Stage, Tensors
 
 
 def run(

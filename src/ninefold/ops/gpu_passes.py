@@ -1,0 +1,255 @@
+"""Training's passes over images, in Triton's kernels: float32, float16 and bfloat16 on a CUDA device.
+
+The same functions as `passes.py` has for the CPU. A gradient is kept behind its activation's slope, whichever
+that is. Each convolution has several ways, and the planner takes the fastest: block sizes of our kernels,
+which normalise as they read and reduce as they write, or PyTorch's convolution between passes of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ninefold.gpu import between, depthwise_weight, launch, planner, pointwise_weight
+from ninefold.gpu import depthwise as depthwise_kernels
+from ninefold.gpu import pointwise as pointwise_kernels
+from ninefold.gpu.window import Window
+from ninefold.ops import whole
+from ninefold.ops.operands import Gradient, Gradients, Operand
+
+Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]
+_POINT = ((1, 1), (0, 0, 0, 0), (1, 1))
+MOST_WAYS = 3  # block sizes that are tried for one task
+
+
+def depthwise(
+    x: Operand,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    moments: Tensor | None,
+) -> Tensor:
+    """Filter an operand; `moments`, two rows, takes the output's mean and biased variance."""
+    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    size, channels = window.output_size(*x.z.shape[2:]), weight.shape[0]
+    taps = depthwise_kernels.taps_first(weight)
+    named = {"read": x.activation, "numbers": x.numbers, "shift": bias, "moments": moments}
+    ways: dict[str, planner.Way] = {
+        str(config): partial(
+            depthwise_kernels.depthwise, x.z, taps, window, size, config=config, **_detached(named)
+        )
+        for config in depthwise_kernels.configs(window, size, channels)[:MOST_WAYS]
+    }
+    geometry = stride, padding, dilation, channels
+    ways[planner.PYTORCH] = lambda: (whole.forward(_home(), x, weight, bias, *geometry, moments),)
+    task = f"depthwise {describe(x.z)} {window} {_reading(x)} {bias is not None} {moments is not None}"
+    out: Tensor = planner.run(task, ways, x.z)[0]
+    return out
+
+
+def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor | None) -> Tensor:
+    """Combine an operand's channels; `moments`, two rows, takes the output's mean and biased variance."""
+    outputs, channels = weight.shape[:2]
+    table = weight.detach().reshape(outputs, channels)
+    named = {"read": x.activation, "numbers": x.numbers, "shift": bias, "moments": moments}
+    ways: dict[str, planner.Way] = {
+        str(config): partial(pointwise_kernels.pointwise, x.z, table, config=config, **_detached(named))
+        for config in pointwise_kernels.configs(channels, outputs)[:MOST_WAYS]
+    }
+    ways[planner.PYTORCH] = lambda: (whole.forward(_home(), x, weight, bias, *_POINT, 1, moments),)
+    task = f"pointwise {describe(x.z)} {outputs} {_reading(x)} {bias is not None} {moments is not None}"
+    out: Tensor = planner.run(task, ways, x.z)[0]
+    return out
+
+
+def depthwise_backward(
+    dz: Gradient,
+    x: Operand,
+    weight: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    needed: tuple[bool, bool],
+) -> Gradients:
+    """Gradients of the weight (C, 1, kh, kw) and of the operand, those of the two that are needed."""
+    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    size, channels = (x.z.shape[2], x.z.shape[3]), weight.shape[0]
+    geometry = stride, padding, dilation, channels
+    taps = depthwise_kernels.taps_first(weight)
+    arrived: dict[str, Any] = _turning(dz)
+    image: dict[str, Any] = {"read": x.activation, "numbers": x.numbers}
+    output_size = dz.arrived.shape[2], dz.arrived.shape[3]
+    weights: dict[str, planner.Way] = {
+        str(config): partial(
+            depthwise_weight.depthwise_weight,
+            dz.arrived,
+            x.z,
+            window,
+            config=config,
+            gradient_numbers=arrived["numbers"],
+            beside=arrived["beside"],
+            turn=arrived["turn"],
+            **image,
+        )
+        for config in depthwise_weight.configs(window, output_size, channels)[:MOST_WAYS]
+    }
+    inputs: dict[str, planner.Way] = {
+        str(config): partial(
+            depthwise_kernels.depthwise,
+            dz.arrived,
+            taps,
+            window,
+            size,
+            config=config,
+            backward=True,
+            **arrived,
+            **_below(x),
+        )
+        for config in depthwise_kernels.configs(window, size, channels, backward=True)[:MOST_WAYS]
+    }
+    task = f"depthwise {describe(x.z)} {window} {_reading(x)} {dz.turn is not None}"
+    return _backward(task, weights, inputs, dz, x, weight, geometry, needed)
+
+
+def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
+    """Gradients of the weight (N, C, 1, 1) and of the operand, those of the two that are needed."""
+    outputs, channels = weight.shape[:2]
+    table = weight.detach().reshape(outputs, channels)
+    arrived: dict[str, Any] = _turning(dz)
+    image: dict[str, Any] = {"read": x.activation, "numbers": x.numbers}
+    weights: dict[str, planner.Way] = {
+        str(config): partial(
+            pointwise_weight.pointwise_weight,
+            dz.arrived,
+            x.z,
+            config=config,
+            gradient_numbers=arrived["numbers"],
+            beside=arrived["beside"],
+            turn=arrived["turn"],
+            **image,
+        )
+        for config in pointwise_weight.configs(channels, outputs)[:MOST_WAYS]
+    }
+    inputs: dict[str, planner.Way] = {
+        str(config): partial(
+            pointwise_kernels.pointwise,
+            dz.arrived,
+            table,
+            config=config,
+            transposed=True,
+            **arrived,
+            **_below(x),
+        )
+        for config in pointwise_kernels.configs(outputs, channels)[:MOST_WAYS]
+    }
+    task = f"pointwise {describe(x.z)} {outputs} {_reading(x)} {dz.turn is not None}"
+    return _backward(task, weights, inputs, dz, x, weight, (*_POINT, 1), needed)
+
+
+def apply(x: Operand, residual: Tensor | None = None) -> Tensor:
+    """The operand's values, and the residual added."""
+    return between.apply(x.z, x.numbers, x.activation, residual)
+
+
+def moments(z: Tensor, out: Tensor) -> None:
+    """Write the mean and the biased variance of each channel into the first two rows of `out`."""
+    between.moments(z, out)
+
+
+def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient as the kernels keep it, and its two sums per channel."""
+    assert operand.numbers is not None
+    return between.reduce(operand.z, operand.numbers, operand.activation, gradient)
+
+
+def turn(dz: Gradient) -> Tensor:
+    """The gradient of z, whole: for convolutions that PyTorch differentiates."""
+    assert dz.turn is not None and dz.operand.numbers is not None
+    return between.turn(dz.arrived, dz.operand.z, dz.operand.numbers, dz.turn)
+
+
+def normalisation(numbers: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> None:
+    """Fill in scale and shift, the last two rows of an operand's numbers, from mean and variance."""
+    between.normalise(numbers, _plain(gamma), _plain(beta), eps)
+
+
+def normalisation_backward(
+    operand: Operand, gamma: Tensor | None, eps: float, sums: Tensor, batch_statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the turn of an operand's gradient, and the gradients of gamma and beta."""
+    assert operand.numbers is not None
+    made, along = between.normalise_backward(
+        operand.numbers, _plain(gamma), eps, sums, operand.pixels, batch_statistics
+    )
+    return made, along[0], along[1]
+
+
+def describe(x: Tensor) -> str:
+    """An image, in a task's words."""
+    precision = f" {launch.precision()}" if x.element_size() == 4 else ""
+    return f"{'x'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}{precision}"
+
+
+def _backward(
+    task: str,
+    weights: dict[str, planner.Way],
+    inputs: dict[str, planner.Way],
+    dz: Gradient,
+    x: Operand,
+    weight: Tensor,
+    geometry: tuple[Any, ...],
+    needed: tuple[bool, bool],
+) -> Gradients:
+    """Each of two gradients its fastest way; where PyTorch's is that for both, it makes both at once."""
+
+    def plain(*which: bool) -> Gradients:
+        given: Any = (*geometry, which)
+        return whole.backward(_home(), dz, x, weight, *given)
+
+    tasks = f"{task} weight", f"{task} input"
+    weights[planner.PYTORCH] = lambda: plain(True, False).weight
+    inputs[planner.PYTORCH] = lambda: (lambda got: (got.input, got.sums))(plain(False, True))
+    if all(needed):
+        names = [planner.choose(what, ways, x.z) for what, ways in zip(tasks, (weights, inputs), strict=True)]
+        if names == [planner.PYTORCH] * 2:
+            return plain(True, True)
+    along = planner.run(tasks[0], weights, x.z).to(weight.dtype) if needed[0] else None
+    made, sums = planner.run(tasks[1], inputs, x.z) if needed[1] else (None, None)
+    return Gradients(along, made, sums)
+
+
+def _turning(dz: Gradient) -> dict[str, Any]:
+    """How a kernel reads the gradient of z."""
+    if dz.turn is None:
+        return {"numbers": None, "beside": None, "turn": None}
+    return {"numbers": dz.operand.numbers, "beside": dz.operand.z, "turn": dz.turn}
+
+
+def _below(x: Operand) -> dict[str, Any]:
+    """How a kernel ends that makes the gradient of an operand."""
+    if x.numbers is None:
+        return {}
+    return {"below": x.z, "below_numbers": x.numbers, "activation": x.activation}
+
+
+def _reading(x: Operand) -> str:
+    return f"{x.numbers is not None} {x.activation}"
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def _detached(named: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.detach() if isinstance(value, Tensor) else value for key, value in named.items()}
+
+
+def _home() -> ModuleType:
+    return sys.modules[__name__]

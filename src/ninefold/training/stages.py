@@ -1,0 +1,32 @@
+"""What a chain is made of, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+# One stage's weight, bias, gamma, beta, running mean and running variance.
+Tensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What one batch-norm does, besides its tensors; without `batch_statistics` the running ones are used."""
+
+    eps: float
+    batch_statistics: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One convolution (`standard`: PyTorch's own), the batch-norm and the activation behind it."""
+
+    kind: Literal["depthwise", "pointwise", "standard"]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]  # left, right, top, bottom
+    dilation: tuple[int, int]
+    groups: int
+    normalisation: Normalisation | None
+    activation: str | None  # the names of ninefold.ops
