@@ -166,19 +166,19 @@ def depthwise_kernel(
 def configs(window: Window, size: tuple[int, int], channels: int, *, backward: bool = False) -> list[Config]:
     """Block sizes worth a try for an output of `size`, the first of them the one to take untried."""
     stride = window.stride if backward else (1, 1)
+    # A patch, and the channels a thread holds of it. Wide windows unroll far: 7×7 in patches of 1×4 takes
+    # 10 s to compile, of 1×8 minutes, and with 4 channels spills registers where the image is normalised.
     wide = max(window.kernel) > 3
-    # Wide windows unroll far: 7×7 in patches of 1×4 compiles in seconds, of 1×8 in minutes.
-    patches = [(1, 4), (2, 2)] if wide else [(2, 2), (1, 4), (2, 4)]
+    shapes = (((1, 4), 2), ((2, 4), 2), ((1, 4), 4)) if wide else (((2, 2), 4), ((2, 4), 2), ((1, 4), 4))
     found = []
-    for rows, columns in patches:
+    for (rows, columns), held in shapes:
         # Patches of an input gradient begin on the stride's grid.
         patch = launch.blocks(rows, stride[0]) * stride[0], launch.blocks(columns, stride[1]) * stride[1]
-        for held in (4, 2) if wide else (4, 8):
-            block = launch.power(channels, 16, 64)
-            lanes = 128 * held // block
-            across = launch.power(launch.blocks(size[1], patch[1]), 1, 8 if lanes >= 16 else 4)
-            across = min(across, lanes)
-            found.append(Config(patch=patch, lanes=(lanes // across, across), channels=block, warps=4))
+        block = launch.power(channels, 16, 64)
+        lanes = 128 * held // block
+        across = launch.power(launch.blocks(size[1], patch[1]), 1, 8 if lanes >= 16 else 4)
+        across = min(across, lanes)
+        found.append(Config(patch=patch, lanes=(lanes // across, across), channels=block, warps=4))
     return list(dict.fromkeys(found))
 
 
