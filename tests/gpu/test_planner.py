@@ -1,4 +1,4 @@
-"""Which way is taken: the fastest that was measured, the first where nothing can be, and what the file keeps."""
+"""Which way is taken: the fastest that was measured, or the first; and what the file keeps."""
 
 from __future__ import annotations
 
