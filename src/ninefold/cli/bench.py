@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-BENCHMARKS = ("ops", "inference", "training", "promise", "cliffs")
+BENCHMARKS = ("ops", "inference", "training", "promise", "cliffs", "preparation")
 _FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
@@ -22,7 +22,8 @@ def command(which: str, arguments: tuple[str, ...]) -> int:
     and, where they are installed (`make peers`), ONNX Runtime, OpenVINO, ncnn and ExecuTorch. training: a
     step in time and memory, against PyTorch in both formats and torch.compile. promise: the fastest standard
     convolution of any library over Ninefold's separable layer, over the arithmetic's ratio. cliffs: a grid of
-    shapes, where no operator may be much slower than PyTorch's. Other ARGUMENTS go to the benchmark.
+    shapes, where no operator may be much slower than PyTorch's. preparation: what `for_inference` takes
+    beyond torch.export, and its memory beside OpenVINO's. Other ARGUMENTS go to the benchmark.
 
     \b
     Example: ninefold bench ops --threads 1

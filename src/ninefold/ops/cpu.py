@@ -63,10 +63,11 @@ def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     The extension turns planes into pixels and back: 3×224×224 in half of PyTorch's 0.09 ms,
     64×112×112 in a quarter of its 0.8.
     """
+    if x.is_contiguous(memory_format=memory_format):
+        return x
     other = torch.contiguous_format if memory_format is torch.channels_last else torch.channels_last
     plain = x.dtype is torch.float32 and x.device.type == "cpu" and not x.is_neg() and x.numel() > 0
-    dense = x.is_contiguous(memory_format=memory_format)
-    if dense or not plain or not x.is_contiguous(memory_format=other) or _kernels is None:
+    if _kernels is None or not plain or not x.is_contiguous(memory_format=other):
         return x.contiguous(memory_format=memory_format)
     n, c, h, w = x.shape
     rows, columns = (c, h * w) if other is torch.contiguous_format else (h * w, c)
@@ -224,7 +225,17 @@ def pointwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None
 ) -> Tensor:
     """`ops.pointwise_conv2d` on checked arguments."""
-    return Convolution(weight, bias, (1, 1), (1, 1), 1, activation, x.shape[1])(x, (0, 0, 0, 0), residual)
+    # Without a `Convolution` around the kernel, which is a third of what a small call takes.
+    (n, c, h, w), outputs, threads = x.shape, weight.shape[0], torch.get_num_threads()
+    x, weight = laid_out(x, torch.channels_last), _dense(weight)
+    offset = bias if bias is None else _dense(bias)
+    added = residual if residual is None else laid_out(residual, torch.channels_last)
+    out = _empty(n, outputs, h, w)
+    kernel = _kernels.Pointwise(
+        weight.data_ptr(), 0 if offset is None else offset.data_ptr(), c, outputs, activation or "", threads
+    )
+    kernel.run(x.data_ptr(), n * h * w, 0 if added is None else added.data_ptr(), out.data_ptr(), threads)
+    return out
 
 
 def separable_conv2d(
