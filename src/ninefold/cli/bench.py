@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-BENCHMARKS = ("ops", "inference", "training", "promise", "cliffs", "preparation")
+BENCHMARKS = ("ops", "inference", "training", "promise", "cliffs", "preparation", "gpu")
 _FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
@@ -23,7 +23,8 @@ def command(which: str, arguments: tuple[str, ...]) -> int:
     step in time and memory, against PyTorch in both formats and torch.compile. promise: the fastest standard
     convolution of any library over Ninefold's separable layer, over the arithmetic's ratio. cliffs: a grid of
     shapes, where no operator may be much slower than PyTorch's. preparation: what `for_inference` takes
-    beyond torch.export, and its memory beside OpenVINO's. Other ARGUMENTS go to the benchmark.
+    beyond torch.export, and its memory beside OpenVINO's. gpu: tests and times the kernels of an NVIDIA GPU
+    in under eight minutes, layers and training steps. Other ARGUMENTS go to the benchmark.
 
     \b
     Example: ninefold bench ops --threads 1
