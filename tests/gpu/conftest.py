@@ -22,11 +22,12 @@ collect_ignore_glob = (
     else [
         "test_chains.py",
         "test_operators.py",
+        "test_registration.py",
         "test_separable_gradients.py",
     ]
 )
 if INTERPRETED:
-    collect_ignore_glob.append("test_compiled.py")
+    collect_ignore_glob += ["test_compiled.py", "test_traced.py"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -60,6 +61,12 @@ def backward_passes(x: torch.Tensor) -> ModuleType:
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels could run where `x` lies: NVIDIA's GPUs from compute capability 8.0."""
     return x.device.type == "cuda" and torch.version.hip is None and _capability(x.device) >= (8, 0)
+
+
+def traceable(x: torch.Tensor) -> bool:
+    """Whether a compiler can take Triton's kernels for `x` into its graph; it cannot what is interpreted."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return on_gpu(x) and not interpreted and triton_kernels() is not None
 
 
 @cache

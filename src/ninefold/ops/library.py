@@ -7,8 +7,10 @@ stride and dilation (h, w), padding (left, right, top, bottom). The result has t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from ninefold.ops import backend, cpu, fallback, gradients
 from ninefold.ops.layout import memory_format
@@ -217,10 +219,9 @@ def _separable_backward(
         *(grad, x, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias),
         *(stride, padding, dilation, depthwise_activation, activation, needed),
     )
-    none = x.new_empty(0)
     along, *rest = made
-    others = (none if gradient is None else gradient.contiguous() for gradient in rest)
-    return none if along is None else _like(x, along), *others
+    others = (x.new_empty(0) if gradient is None else gradient.contiguous() for gradient in rest)
+    return x.new_empty(0) if along is None else _like(x, along), *others
 
 
 def _separable_backward_fake(
@@ -266,6 +267,24 @@ def _empty(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
+def _seen_through(name: str, run: Callable[..., Any]) -> None:
+    """Let compilers trace into an operator where Triton's kernels run: what `torch.library.triton_op` does.
+
+    The graph then has the kernels themselves (`launch.run` wraps them). Shapes that are symbols leave the
+    operator whole, for block sizes depend on them.
+    """
+
+    def dispatch(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        fixed = all(type(size) is int for tensor in tensors for size in tensor.shape)
+        if fixed and backend.traceable(tensors[0]):
+            with mode:
+                return run(*args, **(kwargs or {}))
+        return mode.__torch_dispatch__(op, types, args, kwargs or {})
+
+    torch.library.register_torch_dispatch(f"ninefold::{name}", FunctionalTensorMode, dispatch, lib=_LIBRARY)
+
+
 _LIBRARY.define(
     f"convolution_backward(Tensor grad, Tensor x, Tensor weight, {_GEOMETRY}, SymInt groups, bool needs_x, "
     "bool needs_weight) -> (Tensor, Tensor)",
@@ -281,6 +300,8 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("separable_backward", _separable_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ninefold::separable_backward", _separable_backward_fake, lib=_LIBRARY)
+_seen_through("convolution_backward", _convolution_backward)
+_seen_through("separable_backward", _separable_backward)
 
 
 def _register(
@@ -299,6 +320,7 @@ def _register(
         _LIBRARY.impl(name, autocast, key)
     torch.library.register_fake(f"ninefold::{name}", fake, lib=_LIBRARY)
     torch.library.register_autograd(f"ninefold::{name}", backward, setup_context=save, lib=_LIBRARY)
+    _seen_through(name, run)
     operator: torch._ops.OpOverload = getattr(torch.ops.ninefold, name).default
     return operator
 
