@@ -21,6 +21,7 @@ collect_ignore_glob = (
     if NATIVE or INTERPRETED
     else [
         "test_chains.py",
+        "test_inference.py",
         "test_operators.py",
         "test_registration.py",
         "test_separable_gradients.py",
@@ -43,9 +44,10 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         from ninefold.ops import backend
 
         monkeypatch.setattr(backend, "on_gpu", lambda x: True)
-    else:
+    elif NATIVE:
         # Our kernels are what is tested, also where PyTorch's are faster.
-        planner = pytest.importorskip("ninefold.gpu.planner", reason="triton is not installed")
+        from ninefold.gpu import planner
+
         monkeypatch.setattr(planner, "can_measure", lambda like: False)
     # Not by assignment, which PyTorch refuses once its own testing tools have been imported.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if NATIVE else nullcontext():

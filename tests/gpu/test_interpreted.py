@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ninefold
 from ninefold import ops
 from ninefold.ops import backend
 
@@ -47,3 +49,24 @@ def test_other_dtypes_on_a_gpu_are_pytorchs(
     monkeypatch.setattr(backend, "on_gpu", lambda x: True)
     x, weight = torch.randn(1, 8, 5, 5, dtype=one), torch.randn(8, 1, 3, 3, dtype=other)
     assert backend.for_call(x, weight) is None
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_networks_on_a_gpu_without_triton_are_pytorchs(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "on_gpu", lambda x: True)
+    monkeypatch.setattr(backend, "triton_kernels", lambda: None)
+    torch._dynamo.reset()
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 1)
+    ).bfloat16()
+    x = torch.randn(2, 8, 5, 5, dtype=torch.bfloat16)
+    plain = copy.deepcopy(model)
+    fast = ninefold.for_training(model)
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(fast(x), plain(x))
+    if grad:
+        assert "PyTorch  0: Triton is not installed" in ninefold.training.summary(model)
+    frozen = ninefold.for_inference(plain, x)
+    plain.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), plain(x), rtol=5e-2, atol=5e-2)

@@ -15,16 +15,15 @@ def cases(image):
     return {
         "depthwise_conv2d": (x, first, image(8), *GEOMETRY, "relu"),
         "pointwise_conv2d": (x, second, None, "silu", grad),
-        "separable_conv2d": (x, first, second, None, None, *GEOMETRY, "relu6", None, None),
         "convolution_backward": (grad, x, second, [1, 1], [0, 0, 0, 0], [1, 1], 1, True, True),
         "separable_backward": (grad, x, first, second, None, None, *GEOMETRY, "relu", None, needed),
     }
 
 
-NAMES = ["depthwise_conv2d", "pointwise_conv2d", "separable_conv2d", "convolution_backward"]
+NAMES = ["depthwise_conv2d", "pointwise_conv2d", "convolution_backward", "separable_backward"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "separable_backward"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_operator_is_what_pytorch_asks(name, image, launched):
     given = [
         value.requires_grad_() if isinstance(value, torch.Tensor) and "backward" not in name else value

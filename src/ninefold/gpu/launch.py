@@ -31,9 +31,17 @@ class Config:
 
 def run(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
     """Start `kernel`. Under a trace (fake tensors) the graph takes it, so that compilers see through."""
-    traced = any(isinstance(arg, Tensor) and type(arg) not in _PLAIN for arg in args)
-    started = torch.library.wrap_triton(kernel) if traced else kernel
-    started[grid](*args, **constants, num_warps=config.warps, num_stages=config.stages)
+    named = {**constants, "num_warps": config.warps, "num_stages": config.stages}
+    if any(isinstance(arg, Tensor) and type(arg) not in _PLAIN for arg in args):
+        torch.library.wrap_triton(kernel)[grid](*args, **named)
+        return
+    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        # Triton starts kernels on the current device, wherever their tensors lie.
+        with torch.cuda.device(device):
+            kernel[grid](*args, **named)
+    else:
+        kernel[grid](*args, **named)
 
 
 # What differs from layer to layer and shall not compile a kernel anew; DIVISOR says what a row divides by.

@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
@@ -26,7 +27,7 @@ from ninefold.gpu import choices
 Way = Callable[[], Any]
 
 PYTORCH = "pytorch"  # the name of the way without a kernel of ours
-_ROUNDS = 7
+_ROUNDS = 5
 _HEAD_START = 1_000_000  # clock cycles that the device sleeps, so that launching is not what is timed
 _FLUSH = 256 << 20  # bytes written between two runs: more than any cache of the device
 
@@ -61,12 +62,16 @@ def choose(task: str, ways: Mapping[str, Way], like: Tensor) -> str:
     name = _known.get(key, "")
     if name in ways:
         return name
-    if not can_measure(like):
+    measuring = can_measure(like)
+    if not measuring and not (like.device.type == "cuda" and torch.cuda.is_available()):
         return first
     with _lock:
         found = choices.of(like.device).get(task, "")
         if found not in ways:
-            found = _fastest(task, ways)
+            if not measuring:
+                return first
+            with torch.cuda.device(like.device) if like.device.type == "cuda" else nullcontext():
+                found = _fastest(task, ways)
             choices.keep(like.device, task, found)
         _known[key] = found
     return found

@@ -16,6 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ninefold.inference.graph import arguments, attribute, is_view, operator, sizes, sole_user, value, writes
+from ninefold.ops import backend
 from ninefold.shape import ConvShape, resolve_padding
 
 CONVOLUTIONS = ("conv2d", "convolution")
@@ -172,13 +173,14 @@ def _refusal(module: GraphModule, given: dict[str, Any]) -> str:
     traced = value(x)
     if traced is None or traced.dim() != 4 or given.get("transposed"):
         return "it is not a two-dimensional convolution of a batch"
-    if traced.dtype is not torch.float32 or traced.device.type != "cpu":
+    plain = traced.dtype is torch.float32 and traced.device.type == "cpu"
+    if not plain and not (backend.on_gpu(traced) and traced.dtype in backend.GPU_DTYPES):
         dtype = str(traced.dtype).removeprefix("torch.")
         return f"its input is {dtype} on {traced.device.type}, not float32 on cpu"
     if not is_constant(module, weight) or not (bias is None or is_constant(module, bias)):
         return "its weights are computed or changed while the network runs"
-    if weight.meta["val"].dtype is not torch.float32:
-        return "its weights are not float32"
+    if weight.meta["val"].dtype is not traced.dtype:
+        return f"its weights are not {str(traced.dtype).removeprefix('torch.')}"
     return ""
 
 

@@ -16,6 +16,7 @@ from ninefold.inference.fold import pack
 from ninefold.inference.graph import attribute, is_view, operator, value, writes
 from ninefold.inference.join import join
 from ninefold.inference.summary import Layer
+from ninefold.ops import backend
 from ninefold.ops.sequence import Sequence
 
 # A block disagrees if it is further from the original than this share of the original's range.
@@ -74,14 +75,19 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool =
         rewrite.reshape_views(source.graph)
     source.recompile()
     images = examples(captured, inputs) / (captured.batch or 1)
-    costs = planner.costs()
-    choices = {block: planner.choose(block, costs, images) for block in blocks}
-    if measured:
-        choices |= tune.choose(source, blocks, inputs)
+    gpu = any(isinstance(leaf, Tensor) and backend.on_gpu(leaf) for leaf in inputs)
+    if gpu:
+        # What runs as one kernel there is measured by the operators, at each block's first call.
+        choices = {block: planner.on_gpu(block) for block in blocks}
+    else:
+        costs = planner.costs()
+        choices = {block: planner.choose(block, costs, images) for block in blocks}
+        if measured:
+            choices |= tune.choose(source, blocks, inputs)
     kernels = {part: pack(source, part) for choice in choices.values() for part in choice.form}
     whys = {choice.form[0]: choice.why for choice in choices.values()}
-    run, linear = _build(source, kernels, joined=True)
-    if not _agrees(run, inputs, wanted):
+    run, linear = _build(source, kernels, joined=not gpu)
+    if not gpu and not _agrees(run, inputs, wanted):
         run, linear = _build(source, kernels)
     if not _agrees(run, inputs, wanted):
         disagreeing = _disagreeing(source, kernels, inputs)
@@ -120,7 +126,9 @@ def close(got: Tensor, wanted: Tensor) -> bool:
     if ours.numel() == 0:
         return True
     extent = max(float(theirs.max() - theirs.min()), float(theirs.abs().max()) * 1e-2, 1e-30)
-    return bool((ours - theirs).abs().max() <= TOLERANCE * extent)
+    # Dtypes of few digits differ by some of the last: a block rounds once where PyTorch does thrice.
+    tolerance = max(TOLERANCE, 8 * torch.finfo(wanted.dtype).eps)
+    return bool((ours - theirs).abs().max() <= tolerance * extent)
 
 
 def _build(

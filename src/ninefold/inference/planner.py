@@ -67,6 +67,13 @@ def forms(block: Block) -> tuple[Form, ...]:
     return (block,), (Block(stages[:1]), Block(stages[1:], *rest)), apart
 
 
+def on_gpu(block: Block) -> Choice:
+    """The form on a GPU: an expansion by itself, a depthwise stage with the pointwise one behind it."""
+    several = forms(block)
+    begins_wide = len(several) > 1 and not block.stages[0].is_depthwise
+    return Choice(several[1] if begins_wide else several[0], "")
+
+
 def in_words(form: Form) -> str:
     """A form as "pointwise | depthwise + pointwise": a bar where one call ends and the next begins."""
     return " | ".join(" + ".join(kind(stage) for stage in part.stages) for part in form)

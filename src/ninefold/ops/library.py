@@ -278,8 +278,12 @@ def _seen_through(name: str, run: Callable[..., Any]) -> None:
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         fixed = all(type(size) is int for tensor in tensors for size in tensor.shape)
         if fixed and backend.traceable(tensors[0]):
-            with mode:
-                return run(*args, **(kwargs or {}))
+            # Imported here: it takes a second.
+            from torch.export._trace import custom_triton_ops_decomposition_disabled
+
+            if not custom_triton_ops_decomposition_disabled():
+                with mode:
+                    return run(*args, **(kwargs or {}))
         return mode.__torch_dispatch__(op, types, args, kwargs or {})
 
     torch.library.register_torch_dispatch(f"ninefold::{name}", FunctionalTensorMode, dispatch, lib=_LIBRARY)

@@ -1,8 +1,9 @@
 """Convolutions whose weights are packed once: what `for_inference` builds networks from.
 
 Modules without autograd. They keep the plain weights, which is what is pickled and deep-copied; the packed
-form belongs to one instruction set and is made at the first call. Without the compiled kernels, or for an
-input they do not take, PyTorch's own operators compute the same.
+form belongs to one instruction set and is made at the first call; on a GPU there is none, and the operators
+do the work. Without the compiled kernels, or for an input they do not take, PyTorch's own operators compute
+the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ninefold.ops import backend, cpu, fallback
+from ninefold.ops import backend, cpu, fallback, library
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -66,21 +67,27 @@ class Conv2d(Packed):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
+        if backend.on_gpu(x):
+            return self._on_gpu(x, residual)
         reach = backend.reach(x, self.stride, self.padding, self.dilation)
         if backend.for_call(x, self.weight, reach) is None:
-            plain = fallback.conv2d(
-                x,
-                self.weight,
-                self.bias,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-                self.activation,
-            )
+            geometry = self.stride, self.padding, self.dilation, self.groups
+            plain = fallback.conv2d(x, self.weight, self.bias, *geometry, self.activation)
             return plain if residual is None else plain + residual
         out: Tensor = self.kernel(x, self.padding, residual)
         return out
+
+    def _on_gpu(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The operator for it, which packs nothing: Triton's kernels take weights as they are."""
+        weight, geometry = self.weight, (self.stride, self.padding, self.dilation)
+        plain = tuple(weight.shape[2:]) == (1, 1) and self.groups == 1 and not any(self.padding)
+        if plain and self.stride == (1, 1):
+            return library.pointwise_conv2d(x, weight, self.bias, self.activation, residual)
+        if self.groups == x.shape[1] == weight.shape[0]:
+            out = library.depthwise_conv2d(x, weight, self.bias, *geometry, self.activation)
+        else:
+            out = library.conv2d(x, weight, self.bias, *geometry, self.groups, self.activation)
+        return out if residual is None else out + residual
 
     def _pack(self) -> cpu.Convolution:
         channels = self.weight.shape[1] * self.groups
@@ -119,6 +126,10 @@ class Separable(Packed):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
+        if backend.on_gpu(x):
+            geometry = self.stride, self.padding, self.dilation
+            last = self.depthwise_activation, self.activation, residual
+            return library.separable_conv2d(x, *self._weights, *geometry, *last)
         reach = backend.reach(x, self.stride, self.padding, self.dilation)
         if backend.for_call(x, self.depthwise_weight, reach) is None:
             activations = self.depthwise_activation, self.activation
@@ -153,6 +164,13 @@ class Inverted(Packed):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
         filtering = self.depthwise
+        if backend.on_gpu(x):
+            wide = self.expansion(x)
+            return (
+                self.depthwise(wide, residual)
+                if self.projection is None
+                else self.projection(self.depthwise(wide), residual)
+            )
         reach = backend.reach(x, filtering.stride, filtering.padding, filtering.dilation)
         if backend.for_call(x, self.expansion.weight, reach) is None:
             if self.projection is None:
