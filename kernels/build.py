@@ -43,7 +43,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
             made[f"depthwise_{size}x{size}_s{stride}{name}"] = lambda isa, k=size, s=stride, n=columns: (
                 depthwise.inner(isa, k, s, n)
             )
-        made[f"depthwise_{size}x{size}_s{stride}_edge"] = lambda isa, k=size, s=stride: depthwise.edge(
+        made[f"depthwise_{size}x{size}_s{stride}_border"] = lambda isa, k=size, s=stride: depthwise.border(
             isa, k, s
         )
     for variant in depthwise.VARIANTS:
@@ -187,7 +187,9 @@ def _table_row(isa: InstructionSet) -> str:
     def sized(size: int, stride: int) -> str:
         name = f"depthwise_{size}x{size}_s{stride}"
         wide = symbol(f"{name}_wide") if "_wide" in depthwise.widths(isa, stride) else "nullptr"
-        return f"{{{size}, {stride}, {symbol(name)}, {wide}, {symbol(f'{name}_edge')}}}"
+        rows, columns = depthwise.border_tile(isa, size, stride)
+        border = f"{symbol(f'{name}_border')}, {rows}, {columns}"
+        return f"{{{size}, {stride}, {symbol(name)}, {wide}, {border}}}"
 
     specialised = ", ".join(sized(*each) for each in depthwise.SPECIALISED)
 

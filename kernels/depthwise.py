@@ -9,19 +9,19 @@ Three kernels share the algorithm, each for the part of the image that it suits:
 
 - `inner`, for one kernel size and stride, where no tap leaves the image: every tap unrolled, a tile of
   rows × columns shares its loads and weights.
-- `edge`, for one kernel size and stride, where no tap leaves the image sideways: the rows above and
-  below the image are left out of the sum. The top and bottom border.
-- `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, its columns
-  trimmed like its rows. The left and right border, and small images.
+- `border`, the same with the taps that leave the image counted as zero: the rows and columns at the border,
+  and images that are hardly more than that.
+- `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, the sum trimmed to the
+  image. Small images, few channels, and side borders of a column or two.
 
-Trimming the sum needs no padded copy and no select per load.
+No image is copied to have zeros around it, and no load is a select: see `_or_zero`.
 
-One Zen 4 core, peak 118 GFLOP/s, 3×3 at stride 1, bands in the second-level cache: `edge` alone on all rows
-reached 62 (32 channels, 112 wide) and 51 (128, 56 wide) GFLOP/s; `inner` 78 and 70. Of the tiles tried (1 or
-2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1 was best or within noise on all of six shapes, AVX-512 and
-AVX2. Images of 14 and 7 columns and few channels are better off with 2×7×1 where there are registers: 5×5 at
-7×7 went from 51 to 60 % of the peak, 7×7 on 40 channels of 56×56 from 42 to 56; 144 channels of 56×56 fell
-from 75 to 67.
+One Zen 4 core, peak 118 GFLOP/s, bands in the second-level cache: `inner` reaches 78 (3×3, 32 channels, 112
+wide) and 70 GFLOP/s (128, 56 wide). Of the tiles tried (1 or 2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1
+was best or within noise on all of six shapes, AVX-512 and AVX2. Images of 14 and 7 columns and few channels
+are better off with 2×7×1 where there are registers. `border` took the place of a copy with zeros around it:
+5×5 at 14×14 went from 59 to 79 % of the peak, at 7×7 from 58 to 79, 3×3 at 7×7 from 45 to 68, 7×7 at 28×28
+from 58 to 79; 3×3 at 28×28 lost 4 %.
 """
 
 from __future__ import annotations
@@ -42,55 +42,69 @@ def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
     )
 
 
+def border_tile(isa: InstructionSet, size: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of `border`: one row where registers allow and 3×3's or stride 2's border is no more."""
+    if isa.depthwise_wide_columns and (size == 3 or stride == 2):
+        return 1, isa.depthwise_wide_columns
+    return isa.depthwise_rows, max(widths(isa, stride).values())
+
+
 def inner(isa: InstructionSet, size: int, stride: int, columns: int) -> tuple[hl.Func, list]:
     """The kernel for size×size filters at this stride, dilation 1, where no tap leaves the image.
 
     The caller guarantees isa.lanes channels, `columns` columns and isa.depthwise_rows rows or more.
     """
-    out, total, taps, arguments, (c, x, y) = _filter(size, stride, trim_rows=False)
-    co, ci, xo, xi, yo, yi = (hl.Var(name) for name in ("co", "ci", "xo", "xi", "yo", "yi"))
-    shift = hl.TailStrategy.ShiftInwards
-    out.split(c, co, ci, isa.lanes, shift)
-    out.split(x, xo, xi, columns, shift).split(y, yo, yi, isa.depthwise_rows, shift)
-    # Channels run inside columns: the next vector lies in the next cache line.
-    out.reorder(ci, xi, yi, co, xo, yo).vectorize(ci).unroll(xi).unroll(yi)
-    total.compute_at(out, co).vectorize(c, isa.lanes).unroll(x).unroll(y)
-    update = total.update().reorder(c, x, y, taps.x, taps.y)
-    update.vectorize(c, isa.lanes).unroll(x).unroll(y).unroll(taps.x).unroll(taps.y)
-    return out, arguments
+    return _tiled(isa, size, stride, isa.depthwise_rows, columns, masked=False)
 
 
-def edge(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
-    """The kernel for size×size filters at this stride, dilation 1, where no tap leaves the image sideways.
+def border(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
+    """The kernel for size×size filters at this stride, dilation 1, anywhere: taps beside the image count zero.
 
-    The caller guarantees isa.lanes channels and isa.depthwise_columns columns or more.
+    The caller guarantees isa.lanes channels, and `border_tile`'s rows and columns or more.
     """
-    out, total, taps, arguments, (c, x, y) = _filter(size, stride, trim_rows=True)
-    co, ci, xo, xi = hl.Var("co"), hl.Var("ci"), hl.Var("xo"), hl.Var("xi")
-    shift = hl.TailStrategy.ShiftInwards
-    out.split(c, co, ci, isa.lanes, shift).split(x, xo, xi, isa.depthwise_columns, shift)
-    out.reorder(ci, xi, co, xo, y).vectorize(ci).unroll(xi)
-    total.compute_at(out, co).vectorize(c, isa.lanes).unroll(x)
-    total.update().reorder(c, taps.x, x, taps.y, y).vectorize(c, isa.lanes).unroll(x).unroll(taps.x)
-    return out, arguments
+    return _tiled(isa, size, stride, *border_tile(isa, size, stride), masked=True)
 
 
-def _filter(size: int, stride: int, *, trim_rows: bool) -> tuple:
-    # The algorithm of `inner` and `edge`.
+def _tiled(
+    isa: InstructionSet, size: int, stride: int, rows: int, columns: int, *, masked: bool
+) -> tuple[hl.Func, list]:
+    # The algorithm of `inner` and `border`.
     c, x, y = hl.Var("c"), hl.Var("x"), hl.Var("y")
     image, weight, bias = _images()
     left, top = hl.Param(hl.Int(32), "left"), hl.Param(hl.Int(32), "top")
     low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
     taps = hl.RDom([(0, size), (0, size)], "taps")
-    row = y * stride + taps.y - top
-    if trim_rows:
-        taps.where((row >= 0) & (row < image.dim(2).extent()))
-        row = _inside(row, image, 2)
+    column, row = x * stride + taps.x - left, y * stride + taps.y - top
     total, out = hl.Func("total"), hl.Func("depthwise")
     total[c, x, y] = bias[c]
-    total[c, x, y] += weight[c, taps.x, taps.y] * image[c, x * stride + taps.x - left, row]
+    total[c, x, y] += weight[c, taps.x, taps.y] * (
+        _or_zero(image, c, column, row) if masked else image[c, column, row]
+    )
     out[c, x, y] = clip(total[c, x, y], low, high)
-    return out, total, taps, [image, weight, bias, left, top, low, high], (c, x, y)
+
+    # The schedule.
+    co, ci, xo, xi, yo, yi = (hl.Var(name) for name in ("co", "ci", "xo", "xi", "yo", "yi"))
+    shift = hl.TailStrategy.ShiftInwards
+    out.split(c, co, ci, isa.lanes, shift)
+    out.split(x, xo, xi, columns, shift).split(y, yo, yi, rows, shift)
+    # Channels run inside columns: the next vector lies in the next cache line.
+    out.reorder(ci, xi, yi, co, xo, yo).vectorize(ci).unroll(xi).unroll(yi)
+    total.compute_at(out, co).vectorize(c, isa.lanes).unroll(x).unroll(y)
+    update = total.update().reorder(c, x, y, taps.x, taps.y)
+    update.vectorize(c, isa.lanes).unroll(x).unroll(y).unroll(taps.x).unroll(taps.y)
+    return out, [image, weight, bias, left, top, low, high]
+
+
+def _or_zero(image: hl.ImageParam, c: hl.Var, column: hl.Expr, row: hl.Expr) -> hl.Expr:
+    # Masks of a row's and a column's bits, the same for every channel: they leave the innermost loop, where a
+    # load and one three-operand AND are left of it. A select would be a branch for each load.
+    def mask(index: hl.Expr, dimension: int) -> hl.Expr:
+        inside = (index >= 0) & (index < image.dim(dimension).extent())
+        return hl.select(inside, hl.cast(hl.Int(32), -1), hl.cast(hl.Int(32), 0))
+
+    value = image[c, _inside(column, image, 1), _inside(row, image, 2)]
+    bits = hl.reinterpret(hl.Int(32), value) & (mask(column, 1) & mask(row, 2))
+    return hl.reinterpret(hl.Float(32), bits)
 
 
 def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:

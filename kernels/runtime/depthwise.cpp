@@ -11,8 +11,6 @@ namespace ninefold {
 
 namespace {
 
-struct Padded; // names the scratch of a narrow image with zeros around it
-
 // The output positions whose taps, `reach` apart from first to last, all lie in [0, size).
 Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reach) {
     const int64_t first = std::min<int64_t>((before + stride - 1) / stride, outputs),
@@ -51,41 +49,7 @@ void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0,
                      int64_t c1, float* out, int64_t out_stride) const {
     const int64_t width = window_.output_width(image.width, padding);
     const Plane plane{image.row(n, 0) + c0 / multiplier_, image.height, image.width, image.stride};
-    if (!narrow(image.width, padding, c1 - c0)) {
-        filter(plane, padding, {y0, y1}, width, {c0, c1}, out, out_stride);
-    } else {
-        // A block of channels with its zeros around it, small enough for the second cache.
-        const int64_t first_row = y0 * window_.stride_h - padding.top;
-        const int64_t tall = (y1 - 1 - y0) * window_.stride_h + window_.kernel_h;
-        const int64_t wide = padding.left + image.width + padding.right;
-        const int64_t block = 64, least = kernels_.lanes;
-        float* padded = scratch<Padded>(tall * wide * (block + least));
-        for (int64_t c = c0; c < c1;) {
-            const int64_t count = c1 - c < block + least ? c1 - c : block;
-            float* pixel = padded;
-            for (int64_t y = first_row; y < first_row + tall; y++)
-                for (int64_t x = -padding.left; x < image.width + padding.right; x++, pixel += count) {
-                    const bool outside = y < 0 || y >= image.height || x < 0 || x >= image.width;
-                    if (outside)
-                        std::fill_n(pixel, count, 0.0f);
-                    else
-                        std::copy_n(plane.data + (y * image.width + x) * plane.stride + (c - c0), count,
-                                    pixel);
-                }
-            filter({padded, tall, wide, count}, {0, 0, 0, 0}, {0, y1 - y0}, width, {c, c + count},
-                   out + (c - c0), out_stride);
-            c += count;
-        }
-    }
-}
-
-// Whether the left and right borders are so much of the image that a copy with zeros around it, all of it for
-// the inner kernel, is quicker than filtering them one pixel at a time: 5×5 at 14×14 and 3×3 or 5×5 at 7×7.
-bool Depthwise::narrow(int64_t width, Padding padding, int64_t channels) const {
-    const int64_t columns = window_.output_width(width, padding);
-    const int64_t border = columns - window_.inner_columns(width, padding).size();
-    return sized_ && channels >= kernels_.lanes && columns >= kernels_.depthwise_columns &&
-           4 * border > columns;
+    filter(plane, padding, {y0, y1}, width, {c0, c1}, out, out_stride);
 }
 
 void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t width, Range channels,
@@ -105,38 +69,50 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
             first, {{0, count, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
     };
     const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
-        if (y.size() <= 0) return;
+        if (x.size() <= 0) return;
         Buffer target = crop(x, y);
         check(kernel(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
     };
-    const auto anywhere = [&](Range x) {
+    const auto anywhere = [&](Range x, Range y) {
         if (x.size() <= 0) return;
         DepthwiseAnywhereKernel* kernel = count < kernels_.lanes             ? kernels_.depthwise_scalar
                                           : multiplier_ > 1                  ? kernels_.depthwise_multiplied
                                           : count >= kernels_.depthwise_wide ? kernels_.depthwise_wide_kernel
                                                                              : kernels_.depthwise_narrow;
-        Buffer target = crop(x, rows);
+        Buffer target = crop(x, y);
         check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w,
                      window_.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
     };
 
-    const Range x = window_.inner_columns(plane.width, padding);
-    if (!sized_ || count < kernels_.lanes || x.size() < kernels_.depthwise_columns) {
-        anywhere({0, width});
+    const Range columns = window_.inner_columns(plane.width, padding),
+                every = window_.inner_rows(plane.height, padding);
+    if (!sized_ || count < kernels_.lanes || width < sized_->border_columns ||
+        rows.size() < sized_->border_rows) {
+        anywhere({0, width}, rows);
     } else {
-        const Range every = window_.inner_rows(plane.height, padding);
-        Range y{std::clamp(every.first, rows.first, rows.last),
-                std::clamp(every.last, rows.first, rows.last)};
-        if (y.size() < kernels_.depthwise_rows) y = {rows.first, rows.first};
-        sized(sized_->edge, x, {rows.first, y.first});
-        // Whole tiles of the wide kernel, as images of 14 and 7 columns have, or hardly any channels.
-        const int64_t wide = kernels_.depthwise_wide_columns;
-        const bool suits = sized_->wide && x.size() >= wide &&
-                           (x.size() <= 2 * wide ? x.size() % wide == 0 : count <= 3 * kernels_.lanes);
-        sized(suits ? sized_->wide : sized_->inner, x, y);
-        sized(sized_->edge, x, {y.last, rows.last});
-        anywhere({0, x.first});
-        anywhere({x.last, width});
+        // The border in whole tiles of its kernel; at the sides, where it is a column or two of many, one
+        // pixel at a time: 3×3 at 28×28 lost 7 % to tiles of 7.
+        const int64_t tall = sized_->border_rows, least = sized_->border_columns;
+        const bool slim = 4 * (width - columns.size()) <= width && (sized_->size == 3 || sized_->stride == 2);
+        Range x = columns, y{std::clamp(every.first, rows.first, rows.last),
+                             std::clamp(every.last, rows.first, rows.last)};
+        if (!slim && x.first > 0) x.first = std::max(x.first, least);
+        if (!slim && x.last < width) x.last = std::min(x.last, width - least);
+        if (x.size() < kernels_.depthwise_columns || y.size() < kernels_.depthwise_rows) {
+            sized(sized_->border, {0, width}, rows);
+        } else {
+            if (y.first > rows.first)
+                sized(sized_->border, {0, width}, {rows.first, std::max(y.first, rows.first + tall)});
+            if (y.last < rows.last)
+                sized(sized_->border, {0, width}, {std::min(y.last, rows.last - tall), rows.last});
+            for (const Range side : {Range{0, x.first}, Range{x.last, width}})
+                slim ? anywhere(side, y) : sized(sized_->border, side, y);
+            // Whole tiles of the wide kernel, as images of 28 columns have, or hardly any channels.
+            const int64_t wide = kernels_.depthwise_wide_columns;
+            const bool suits = sized_->wide && x.size() >= wide &&
+                               (x.size() <= 2 * wide ? x.size() % wide == 0 : count <= 3 * kernels_.lanes);
+            sized(suits ? sized_->wide : sized_->inner, x, y);
+        }
     }
     activation_.apply(out, count, rows.size() * width, out_stride);
 }
@@ -145,7 +121,7 @@ void Depthwise::run(const Image& image, Padding padding, Result out, int threads
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t width = window_.output_width(image.width, padding), line = width * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
-    const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(1, 65536 / line), threads);
+    const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(2, 65536 / line), threads);
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;

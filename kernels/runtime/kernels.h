@@ -42,7 +42,8 @@ using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
     int size, stride;
-    DepthwiseSizedKernel *inner, *wide, *edge; // wide: inner with more columns, or null
+    DepthwiseSizedKernel *inner, *wide, *border; // wide: inner with more columns, or null
+    int border_rows, border_columns;             // the fewest that `border` takes
 };
 
 template <class Kernel>

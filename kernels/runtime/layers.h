@@ -102,8 +102,6 @@ public:
     const Window& window() const { return window_; }
 
 private:
-    bool narrow(int64_t width, Padding padding, int64_t channels) const;
-
     const Kernels& kernels_;
     int64_t channels_;
     int multiplier_;

@@ -34,7 +34,7 @@ def test_an_instruction_set_has_about_sixty_kernels_at_most(isa: str) -> None:
     "kernel",
     [
         "depthwise_3x3_s1",
-        "depthwise_5x5_s2_edge",
+        "depthwise_5x5_s2_border",
         "depthwise_wide",
         "pointwise_8x12",
         "conv2d_1x12",
