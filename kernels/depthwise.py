@@ -43,7 +43,7 @@ def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
 
 
 def border_tile(isa: InstructionSet, size: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of `border`: one row where registers allow and 3×3's or stride 2's border is no more."""
+    """Rows and columns of `border`: a row where registers allow and the border is hardly more."""
     if isa.depthwise_wide_columns and (size == 3 or stride == 2):
         return 1, isa.depthwise_wide_columns
     return isa.depthwise_rows, max(widths(isa, stride).values())
@@ -58,7 +58,7 @@ def inner(isa: InstructionSet, size: int, stride: int, columns: int) -> tuple[hl
 
 
 def border(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
-    """The kernel for size×size filters at this stride, dilation 1, anywhere: taps beside the image count zero.
+    """The kernel for size×size filters at this stride, dilation 1; taps beside the image count zero.
 
     The caller guarantees isa.lanes channels, and `border_tile`'s rows and columns or more.
     """
