@@ -124,8 +124,9 @@ def separable_training(case: Separable, batch: int) -> dict[str, Any]:
         "cudnn_nchw": lambda n: step(pair, flat[n], leaves, along),
         "standard": lambda n: replaced(xs[n]),
     }
-    # bfloat16 itself is this far from float32 in a gradient; ours may be no further than half as far again.
-    furthest = max(FURTHEST_GRADIENT, 1.5 * checks["cudnn_nhwc"])
+    # What rounding moves across a ReLU's zero makes bfloat16's gradients differ by much more than rounding,
+    # and by chance: in six layers of a trial ours were 0.5 to 1.4 times as far from float32 as PyTorch's.
+    furthest = max(FURTHEST_GRADIENT, 3 * checks["cudnn_nhwc"])
     checks = {"ninefold": checks["ninefold"]}
     operations = 3 * 2 * batch * size**2 * case.inputs * (9 + case.outputs)
     return _timed("forward and backward", case, runs, checks, furthest, count, moved, operations)

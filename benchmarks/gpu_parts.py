@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> None:
 def _machine(given: argparse.Namespace) -> None:
     import triton
 
-    if not backend.on_gpu(torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")):
+    if not torch.cuda.is_available() or not backend.on_gpu(torch.empty(0, device=gpu_layers.DEVICE)):
         raise SystemExit("PyTorch sees no NVIDIA GPU of compute capability 8.0 or newer")
     properties = torch.cuda.get_device_properties(0)
     tell(
@@ -79,9 +79,9 @@ def _warm(given: argparse.Namespace) -> None:
     for name in gpu_cases.NETWORKS:
         work.append(
             lambda name=name: gpu_training._first(
-                gpu_training.prepared("ninefold", gpu_cases.network(name).cuda()),
-                torch.randn(2, 3, 224, 224, device="cuda"),
-                torch.randint(1000, (2,), device="cuda"),
+                gpu_training.prepared("ninefold", gpu_cases.network(name).to(gpu_training.DEVICE)),
+                torch.randn(2, 3, gpu_training.SIZE, gpu_training.SIZE, device=gpu_training.DEVICE),
+                torch.randint(gpu_training.CLASSES, (2,), device=gpu_training.DEVICE),
             )
         )
     for case in gpu_cases.MOBILENET_V1:
@@ -122,16 +122,15 @@ def _compiled(given: argparse.Namespace) -> None:
 
 def _training(given: argparse.Namespace) -> None:
     seconds = max(1.0, min(6.0, given.until - time.time() - 10))
-    batch = given.training_batch
-    while batch >= 16:
+    for batch in (given.training_batch // part for part in (1, 2, 4, 8)):
         try:
             made = gpu_training.measure(given.network, given.way, batch, seconds=seconds, until=given.until)
-            tell("training", **made)
-            return
         except torch.OutOfMemoryError:
             print(f"a batch of {batch} does not fit")
             torch.cuda.empty_cache()
-            batch //= 2
+            continue
+        tell("training", **made)
+        return
 
 
 def _each(work: list[tuple[str, Callable[[], Any]]], until: float) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 Run = Callable[[int], object]  # takes the number of a set of buffers
+DEVICE = "cuda"
+COPIED, MATRIX = 2 << 30, 8192  # bytes and rows, for the device's limits
 _MOST_SETS = 12
 
 
@@ -78,12 +80,12 @@ def _captured(run: Run, count: int) -> tuple[Callable[[], object], str]:
 
 def limits() -> dict[str, float]:
     """The device's bandwidth, bytes read and written a second, and its bfloat16 matrix rate, operations."""
-    source = torch.empty(2 << 30, dtype=torch.int8, device="cuda").random_()
+    source = torch.empty(COPIED, dtype=torch.int8, device=DEVICE).random_()
     target = torch.empty_like(source)
     copy = _events(lambda: target.copy_(source), 10)
-    size = 8192
+    size = MATRIX
     # Random numbers: a product of zeros runs faster than one of anything else.
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+    a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in "ab")
     product = _events(lambda: torch.mm(a, b), 10)
     return {"bytes_per_second": 2 * source.nbytes / copy, "operations_per_second": 2 * size**3 / product}
 

@@ -1,7 +1,7 @@
 """One training step of a network on a GPU: bfloat16 autocast, SGD with momentum, its time and peak memory.
 
 Each way of training has a process of its own. The loss and the gradient of its first step are held to those
-of PyTorch in float32 before its time counts: no further from them than PyTorch's own autocast by half.
+of PyTorch in float32 before its time counts: at most twice as far from them as PyTorch's own autocast is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ DEVICE = "cuda"
 SIZE = 224
 CLASSES = 1000
 WAYS = ("ninefold", "eager_nhwc", "torch_compile", "eager_nchw")
+FEWEST = 5  # steps that are timed
 _WARM = 4
 
 
@@ -60,7 +61,7 @@ def measure(name: str, way: str, batch: int, *, seconds: float, until: float) ->
         "autocast_distance": theirs,
         "first_step": first_step,
     }
-    if not all(mine <= 1.5 * other + 0.01 for mine, other in zip(ours, theirs, strict=True)):
+    if not all(mine <= 2 * other + 0.02 for mine, other in zip(ours, theirs, strict=True)):
         return made | {"wrong": True}
     del right
     model.zero_grad(set_to_none=True)
@@ -76,33 +77,27 @@ def measure(name: str, way: str, batch: int, *, seconds: float, until: float) ->
     for number in range(_WARM):
         step(number)
     _release()
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats()
     taken = _steps(step, seconds, until)
-    memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+    memory = torch.cuda.max_memory_allocated()
     return made | {"seconds": median(taken), "steps": len(taken), "peak_bytes": memory}
 
 
 def _steps(step: Callable[[int], None], seconds: float, until: float) -> list[float]:
     """Seconds of each step, from the end of one to the end of the next, as a training run feels them."""
-    ends = []
+    ends: list[torch.cuda.Event] = []
     began = time.perf_counter()
     for number in range(400):
         step(number)
-        if DEVICE == "cuda":
-            mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
-            ends.append(mark)
-            if number % 4 == 3:
-                mark.synchronize()
-        else:
-            ends.append(time.perf_counter())
-        if len(ends) > 4 and (time.perf_counter() - began > seconds or time.time() > until):
+        mark = torch.cuda.Event(enable_timing=True)
+        mark.record()
+        ends.append(mark)
+        if number % 4 == 3:
+            mark.synchronize()
+        if len(ends) >= FEWEST and (time.perf_counter() - began > seconds or time.time() > until):
             break
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-        return [one.elapsed_time(other) / 1e3 for one, other in pairwise(ends)]
-    return [other - one for one, other in pairwise(ends)]
+    torch.cuda.synchronize()
+    return [one.elapsed_time(other) / 1e3 for one, other in pairwise(ends)]
 
 
 def _first(
@@ -135,6 +130,5 @@ def _apart(one: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[fl
 
 
 def _release() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()

@@ -1,12 +1,13 @@
-"""Runs the GPU benchmark's parts on the CPU, in Triton's interpreter, on shapes that it can bear."""
+"""Runs the GPU benchmark's parts on the CPU: Triton's interpreter, CUDA's clock imitated, bearable shapes."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -16,18 +17,53 @@ from torch import nn
 
 import gpu_cases
 import gpu_layers
+import gpu_parts
 import gpu_timing
 import gpu_training
+from ninefold.gpu import choices, planner
 from ninefold.ops import backend
 
 
-def clocked(candidates: Mapping[str, Callable[[int], Any]], count: int) -> dict[str, gpu_timing.Timing]:
-    found = {}
-    for name, run in candidates.items():
-        began = time.perf_counter()
-        run(0)
-        found[name] = gpu_timing.Timing(time.perf_counter() - began, "clock")
-    return found
+class Event:
+    """CUDA's event, on the host's clock."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Event) -> float:
+        return 1e3 * (other.at - self.at)
+
+
+def imitate() -> None:
+    """Give `torch.cuda` what the benchmark asks of it."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    chip = SimpleNamespace(name="no GPU", total_memory=1, multi_processor_count=1, L2_cache_size=1024)
+    named: dict[str, Any] = {
+        "Event": Event,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda one: nullcontext(),
+        "synchronize": lambda: None,
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+        "graph": lambda one: nullcontext(),
+        "get_device_properties": lambda number: chip,
+        "reset_peak_memory_stats": lambda: None,
+        "max_memory_allocated": lambda: 123,
+        "empty_cache": lambda: None,
+    }
+    for name, value in named.items():
+        setattr(torch.cuda, name, value)
+    choices.surroundings = lambda device: "imitated"  # type: ignore[assignment]
+    backend.on_gpu = lambda x: True  # type: ignore[assignment]
+    for module in (gpu_timing, gpu_layers, gpu_training):
+        module.DEVICE = "cpu"
+    gpu_timing.COPIED, gpu_timing.MATRIX = 64, 16
 
 
 def network(name: str) -> nn.Module:
@@ -36,20 +72,28 @@ def network(name: str) -> nn.Module:
 
 
 def main() -> None:
+    imitate()
+    gpu_training.SIZE, gpu_training.CLASSES = 8, 9
+    gpu_training._WARM, gpu_training.FEWEST = 1, 2
+    gpu_cases.network, gpu_cases.NETWORKS = network, ("small",)
+    gpu_cases.MOBILENET_V1 = (gpu_cases.Separable(16, 24, 6, 2),)
+    gpu_cases.DEPTHWISE = (gpu_cases.Depthwise(16, 6, 3, 1),)
     torch.manual_seed(1)
-    backend.on_gpu = lambda x: True  # type: ignore[assignment]
-    gpu_timing.interleaved = clocked  # type: ignore[assignment]
-    gpu_timing.sets = lambda size: 2
-    gpu_layers.DEVICE = gpu_training.DEVICE = "cpu"
-    gpu_training.SIZE, gpu_training.CLASSES, gpu_training._WARM = 12, 9, 1
-    gpu_cases.network = network
-    case = gpu_cases.Separable(16, 24, 6, 2)
-    results = [gpu_layers.separable_forward(case, 2), gpu_layers.separable_training(case, 2)]
-    results += gpu_layers.depthwise(gpu_cases.Depthwise(16, 6, 3, 1), 2)
+    given = argparse.Namespace(batch=2, training_batch=4, network="small", until=time.time() + 600)
+    available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
+    gpu_parts.run(argparse.Namespace(part="machine", **vars(given)))
+    torch.cuda.is_available = available  # Dynamo asks too
+    gpu_parts.run(argparse.Namespace(part="layers", **vars(given)))
+    given.until = time.time()  # no more steps than must be
     for way in ("ninefold", "eager_nhwc"):
-        results.append(gpu_training.measure("small", way, 4, seconds=0, until=time.time() + 1))
-    for result in results:
-        print(json.dumps(result))
+        gpu_parts.run(argparse.Namespace(part="training", way=way, **vars(given)))
+    given.until = time.time() + 600
+    torch._dynamo.config.disable = True
+    gpu_parts.run(argparse.Namespace(part="compiled", **vars(given)))
+    torch._dynamo.config.disable = False
+    chosen = planner.choose
+    gpu_parts.run(argparse.Namespace(part="warm", way="0/9", **vars(given)))
+    assert planner.choose is not chosen
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_parts_are_followed_and_stopped_in_time(capsys: pytest.CaptureFixture[st
         gpu.start("broken", command=[sys.executable, "-c", "raise SystemExit('it broke')"]),
     ]
     began = time.time()
-    found = list(gpu.follow(jobs, began + 8))
+    found = list(gpu.follow(jobs, began + 5))
     assert found == [{"kind": "x", "n": 1}] * 2 and time.time() - began < 20
     said = capsys.readouterr().out
     assert "[slow] stopped: its time is up" in said and "[quick] a word" in said
@@ -119,12 +119,15 @@ def test_layers_and_steps_in_the_interpreter() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [result.get("what", result.get("way")) for result in results] == [
-        *("forward", "forward and backward"),
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if "failed" in line or "not captured" in line], done.stdout
+    results = [json.loads(line.removeprefix("@ ")) for line in lines if line.startswith("@ ")]
+    assert [result.get("what", result.get("way", result["kind"])) for result in results] == [
+        *("machine", "limits", "forward", "forward and backward"),
         *("depthwise forward", "depthwise input gradient", "depthwise weight gradient"),
-        *("ninefold", "eager_nhwc"),
+        *("ninefold", "eager_nhwc", "forward, torch.compile"),
     ]
-    for result in results[:5]:
-        assert result["wrong"] == [] and result["seconds"]["ninefold"] > 0, result
-    assert all("wrong" not in result and result["seconds"] > 0 for result in results[5:]), results
+    for result in results:
+        assert not result.get("wrong"), result
+        assert result["kind"] not in ("layers", "training") or result["seconds"], result
+    assert lines[-1].endswith(" kernels") and lines[-1] != "0 kernels"

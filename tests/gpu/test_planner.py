@@ -23,7 +23,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[st
     monkeypatch.setattr(planner, "can_measure", lambda like: True)
     monkeypatch.setattr(planner, "_is_real", lambda like: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(planner, "_times", lambda ways: {name: taken[name] for name in ways})
+    monkeypatch.setattr(planner, "_times", lambda ways, device: {name: taken[name] for name in ways})
     planner.forget()
     yield taken
     planner.forget()
@@ -122,3 +122,34 @@ def test_without_memory_the_error_is_the_callers() -> None:
 def test_tensors_without_a_gpu_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert not planner.can_measure(X)
+
+
+def test_times_are_medians_of_rounds_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    clock, order = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = clock[0]
+
+        def elapsed_time(self, other: Event) -> float:
+            return other.at - self.at
+
+    def way(name: str, milliseconds: list[float]) -> planner.Way:
+        def run() -> None:
+            order.append(name)
+            clock[0] += milliseconds.pop(0)
+
+        return run
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(planner, "_FLUSH", 8)
+    found = planner._times(
+        {"a": way("a", [9, 1, 2, 1, 1]), "b": way("b", [3, 3, 30, 4, 3])}, torch.device("cpu")
+    )
+    assert found == {"a": 0.001, "b": 0.003} and order == ["a", "b"] * 5

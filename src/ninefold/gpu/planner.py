@@ -71,7 +71,7 @@ def choose(task: str, ways: Mapping[str, Way], like: Tensor) -> str:
             if not measuring:
                 return first
             with torch.cuda.device(like.device) if like.device.type == "cuda" else nullcontext():
-                found = _fastest(task, ways)
+                found = _fastest(task, ways, like)
             choices.keep(like.device, task, found)
         _known[key] = found
     return found
@@ -93,7 +93,7 @@ def _is_real(like: Tensor) -> bool:
     return plain and os.environ.get("TRITON_INTERPRET") != "1"
 
 
-def _fastest(task: str, ways: Mapping[str, Way]) -> str:
+def _fastest(task: str, ways: Mapping[str, Way], like: Tensor) -> str:
     able = {}
     for name, way in ways.items():
         try:
@@ -105,14 +105,14 @@ def _fastest(task: str, ways: Mapping[str, Way]) -> str:
             _log.warning("%s as %s cannot be measured: %s", task, name, _first_line(error))
     if not able:
         return next(iter(ways))
-    taken = _times(able)
+    taken = _times(able, like.device)
     _log.debug("%s: %s", task, ", ".join(f"{name} {1e6 * taken[name]:.0f} µs" for name in taken))
     return min(taken, key=lambda name: taken[name])
 
 
-def _times(ways: Mapping[str, Way]) -> dict[str, float]:
+def _times(ways: Mapping[str, Way], device: torch.device) -> dict[str, float]:
     """Seconds of each way: the median of a few rounds in turns, each run with cold caches."""
-    scratch = torch.empty(_FLUSH, dtype=torch.int8, device="cuda")
+    scratch = torch.empty(_FLUSH, dtype=torch.int8, device=device)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS):
         marks = []
