@@ -34,6 +34,7 @@ def report(runs: Sequence[Mapping[str, Any]], facts: Mapping[str, str], times: s
         "",
         page.table(head, rows),
         "",
+        *left_over(runs),
         *(f"- {name}: {text}" for name, text in facts.items()),
         "",
         "Milliseconds for one image, one thread, taking turns in one process; weights are random. The small",
@@ -45,6 +46,27 @@ def report(runs: Sequence[Mapping[str, Any]], facts: Mapping[str, str], times: s
         f"- `{page.command()}`",
     ]
     return "\n".join(lines)
+
+
+def left_over(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same networks on the training images that were left over; nothing where none were."""
+    measured = [run for run in runs if run.get("left_over")]
+    if not measured:
+        return []
+    stages = ("original", "distilled", "scratch")
+    rows = [
+        [f"{run['network']}, {run['seed']}", *(f"{run['left_over'][stage]:.2f}" for stage in stages)]
+        for run in measured
+    ]
+    means = [mean(run["left_over"][stage] for run in measured) for stage in stages]
+    rows.append(["**mean**", *(f"{each:.2f}" for each in means)])
+    return [
+        "Between two networks 0.4 points may be chance on 10,000 images, of which some 500 are right in one",
+        "of them alone. So here are the same networks on the training images that are left over.",
+        "",
+        page.table(["network, seed", *(STAGES[stage] for stage in stages)], rows),
+        "",
+    ]
 
 
 def row(name: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -48,3 +48,21 @@ def test_a_row_is_the_mean_of_its_runs_and_two_differences(convert):
     cells = "0.250 90.00 10.00 87.00 90.00 88.25 +0.00 +1.75"
     page = importlib.import_module("conversion_page")
     assert page.row("mean", runs) == ["mean", *cells.split()]
+
+
+def test_the_images_left_over_are_a_table_of_their_own(convert):
+    page = importlib.import_module("conversion_page")
+    runs = [
+        RUN
+        | {
+            "network": "net",
+            "seed": seed,
+            "left_over": {"original": 90, "distilled": 89 + seed, "scratch": 88},
+        }
+        for seed in (0, 1)
+    ]
+    lines = [
+        line.split("|")[1:-1] for line in "\n".join(page.left_over(runs)).splitlines() if line.startswith("|")
+    ]
+    assert [cell.strip() for cell in lines[-1]] == ["**mean**", "90.00", "89.50", "88.00"]
+    assert page.left_over([RUN]) == []
