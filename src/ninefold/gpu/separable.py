@@ -131,7 +131,7 @@ def separable_kernel(
 def configs(window: Window, size: tuple[int, int], channels: int, outputs: int) -> list[Config]:
     """Block sizes worth a try, the first of them the one to take untried."""
     found = []
-    for patch, lanes, most, warps in (((1, 2), 64, 128, 8), ((1, 1), 64, 256, 8), ((1, 2), 64, 64, 4)):
+    for patch, lanes, most, warps in (((1, 2), 64, 128, 8), ((1, 1), 64, 128, 4), ((1, 1), 64, 256, 8)):
         across = min(launch.power(launch.blocks(size[1], patch[1]), 1, 8), lanes)
         block = launch.power(outputs, 16, most)
         deep = launch.power(channels, 16, 32)
