@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -94,6 +95,38 @@ def test_parts_are_followed_and_stopped_in_time(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "[slow] stopped: its time is up" in said and "[quick] a word" in said
     assert "[broken] ended with 1" in said and "it broke" in said
+
+
+def test_all_parts_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gpu
+
+    begin, parts = gpu.start, []
+
+    def imitated(name: str, *arguments: str, command: list[str] | None = None) -> gpu.Job:
+        part = arguments[1] if arguments else "tests"
+        parts.append(part)
+        told = {
+            "machine": [{"kind": "machine", **FOUND["machine"]}, {"kind": "limits", **FOUND["limits"]}],
+            "layers": [{"kind": "layers", **result} for result in FOUND["layers"]],
+            "training": [{"kind": "training", **FOUND["training"][0]}],
+        }.get(part, [])
+        lines = [f"@ {json.dumps(result)}" for result in told] or ["70 passed in 3 s"]
+        return begin(name, command=[sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
+
+    monkeypatch.setattr(gpu, "start", imitated)
+    given = argparse.Namespace(seconds=100, results=tmp_path, batch=2, training_batch=4)
+    assert gpu.everything(given) == 0
+    order = list(dict.fromkeys(parts))
+    assert order == ["machine", "warm", "warm-compile", "tests", "layers", "training", "compiled"]
+    assert parts.count("training") == 8
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(written["training"]) == 8 and len(written["layers"]) == 2
+    assert written["tests"]["result"] == "70 passed in 3 s" and written["machine"]["name"] == "A GPU"
+    said = capsys.readouterr().out
+    assert "mobilenetv2_100 by ninefold, batch 256: 20.0 ms a step, 5.00 GB" in said
+    assert (tmp_path / "gpu.md").read_text() in said
 
 
 def test_without_a_gpu_nothing_is_written(tmp_path: Path) -> None:
