@@ -8,11 +8,13 @@
 #include "errors.h"
 #include "layers.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace ninefold {
 
 namespace {
 
+struct Columns;   // names the scratch of a panel's weights on the way to their order
 struct Remainder; // names the scratch of a panel that reaches past a group's last output channel
 struct Left;      // names the scratch of the image's left border with zeros beside it,
 struct Right;     // and of its right border
@@ -39,14 +41,19 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
         }
     weight_ = allocate_weights(padded * taps);
     bias_ = allocate_weights(padded);
-    float *packed = weight_.get(), *sums = bias_.get();
+    float* sums = bias_.get();
     for (const Block& block : blocks_) {
-        const float* source = weight + block.first * taps;
+        // PyTorch's order of taps, (m, t), from rows to columns, and from there to the kernel's, (t, m): one
+        // number at a time, packing took longer than the convolution of a small image.
+        const int64_t width = block.panel->width;
+        float* columns = scratch<Columns>(taps * width);
+        if (block.valid < width) std::fill_n(columns, taps * width, 0.0f);
+        transpose(weight + block.first * taps, block.valid, taps, taps, columns, width);
+        float* packed = weight_.get() + block.weight;
         for (int64_t t = 0; t < kh * kw; t++)
-            for (int64_t m = 0; m < inputs; m++)
-                for (int64_t d = 0; d < block.panel->width; d++)
-                    *packed++ = d < block.valid ? source[d * taps + m * kh * kw + t] : 0.0f;
-        for (int64_t d = 0; d < block.panel->width; d++)
+            for (int64_t m = 0; m < inputs; m++, packed += width)
+                std::copy_n(columns + (m * kh * kw + t) * width, width, packed);
+        for (int64_t d = 0; d < width; d++)
             *sums++ = bias && d < block.valid ? bias[block.first + d] : 0.0f;
     }
 }

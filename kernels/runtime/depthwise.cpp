@@ -1,5 +1,6 @@
 // The loops around the depthwise kernels: which kernel filters which columns.
 #include <algorithm>
+#include <numeric>
 
 #include "buffer.h"
 #include "errors.h"
@@ -38,11 +39,13 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
     transpose(weight, outputs, taps, taps, weight_.get(), outputs);
     for (int64_t c = 0; c < outputs; c++)
         bias_[c] = bias ? bias[c] : 0.0f;
-    const bool plain =
-        multiplier == 1 && window.dilation_h == 1 && window.dilation_w == 1 && channels >= kernels_.lanes;
-    if (!plain || window.kernel_h != window.kernel_w || window.stride_h != window.stride_w) return;
+    const bool square = window.kernel_h == window.kernel_w && window.stride_h == window.stride_w &&
+                        window.dilation_h == window.dilation_w;
+    if (multiplier > 1 || channels < kernels_.lanes || !square) return;
+    const int common = std::gcd(window.stride_h, window.dilation_h);
+    apart_ = window.dilation_h / common;
     for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
-        if (kernels.size == window.kernel_h && kernels.stride == window.stride_h) sized_ = &kernels;
+        if (kernels.size == window.kernel_h && kernels.stride == window.stride_h / common) sized_ = &kernels;
 }
 
 void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0,
@@ -52,21 +55,68 @@ void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0,
     filter(plane, padding, {y0, y1}, width, {c0, c1}, out, out_stride);
 }
 
+// A dilated filter sees the image as several, interleaved, and filters each without dilation: with stride s
+// and dilation d, and g dividing both, the taps s·y + d·j - top of the results y = (d/g)·v + p lie d apart,
+// at d·((s/g)·v + j + q) + r, where d·q + r = s·p - top. One pixel at a time, 3×3 at dilation 2 took 2.8
+// times as long on 96 channels of 56×56, and twice on 728 of 19×19.
 void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t width, Range channels,
                        float* out, int64_t out_stride) const {
+    struct Part {
+        Range results;                // v
+        int64_t first, count, before; // of the image's rows or columns, and how many are beside it
+    };
+    const int64_t d = window_.dilation_h, s = window_.stride_h;
+    const auto part = [&](int64_t p, Range results, int64_t size, int before) -> Part {
+        const auto up = [&](int64_t y) { return (y - p + apart_ - 1) / apart_; };
+        const int64_t offset = s * p - before, q = offset >= 0 ? offset / d : -((d - 1 - offset) / d);
+        const int64_t first = offset - d * q + d * std::max<int64_t>(q, 0);
+        return {{up(results.first), up(results.last)},
+                first,
+                std::max<int64_t>(0, (size - first + d - 1) / d),
+                std::max<int64_t>(-q, 0)};
+    };
+    const int64_t line = plane.width * plane.stride, out_line = width * out_stride;
+    bool whole = d == 1 || !sized_ || channels.size() < kernels_.lanes || d > plane.width ||
+                 d > plane.height || width / apart_ < sized_->border_columns ||
+                 rows.size() / apart_ < sized_->border_rows;
+    for (int64_t p = 0; p < apart_ && !whole; p++)
+        whole = part(p, {0, width}, plane.width, padding.left).count < 1 ||
+                part(p, rows, plane.height, padding.top).count < 1;
+    if (whole) {
+        filter({plane.data, plane.height, plane.width, plane.stride, line}, window_, padding, rows, width,
+               channels, {out, out_stride, out_line});
+    } else {
+        const int stride = int(s / std::gcd(s, d));
+        const Window undilated{window_.kernel_h, window_.kernel_w, stride, stride, 1, 1};
+        for (int64_t i = 0; i < apart_ * apart_; i++) {
+            const int64_t v = i / apart_, u = i % apart_;
+            const Part y = part(v, rows, plane.height, padding.top),
+                       x = part(u, {0, width}, plane.width, padding.left);
+            const Source source{plane.data + y.first * line + x.first * plane.stride, y.count, x.count,
+                                d * plane.stride, d * line};
+            const int64_t first = (y.results.first * apart_ + v - rows.first) * out_line + u * out_stride;
+            // What lies behind the image follows from the sizes: no kernel asks.
+            filter(source, undilated, {int(x.before), 0, int(y.before), 0}, y.results, x.results.last,
+                   channels, {out + first, apart_ * out_stride, apart_ * out_line});
+        }
+    }
+    activation_.apply(out, channels.size(), rows.size() * width, out_stride);
+}
+
+void Depthwise::filter(const Source& image, const Window& window, Padding padding, Range rows, int64_t width,
+                       Range channels, Target out) const {
     const int64_t outputs = out_channels(), count = channels.size();
-    const int kw = window_.kernel_w, kh = window_.kernel_h;
+    const int kw = window.kernel_w, kh = window.kernel_h;
     const Activation& a = activation_;
-    Buffer source(plane.data, {{0, (count + multiplier_ - 1) / multiplier_, 1},
-                               {0, plane.width, plane.stride},
-                               {0, plane.height, plane.width * plane.stride}});
+    Buffer source(image.data, {{0, (count + multiplier_ - 1) / multiplier_, 1},
+                               {0, image.width, image.stride},
+                               {0, image.height, image.line}});
     Buffer weight(weight_.get() + channels.first, {{0, count, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
     Buffer bias(bias_.get() + channels.first, {{0, count, 1}});
 
     const auto crop = [&](Range x, Range y) {
-        float* first = out + ((y.first - rows.first) * width + x.first) * out_stride;
-        return Buffer(
-            first, {{0, count, 1}, {x.first, x.size(), out_stride}, {y.first, y.size(), width * out_stride}});
+        float* first = out.data + (y.first - rows.first) * out.line + x.first * out.stride;
+        return Buffer(first, {{0, count, 1}, {x.first, x.size(), out.stride}, {y.first, y.size(), out.line}});
     };
     const auto sized = [&](DepthwiseSizedKernel* kernel, Range x, Range y) {
         if (x.size() <= 0) return;
@@ -80,16 +130,18 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
                                           : count >= kernels_.depthwise_wide ? kernels_.depthwise_wide_kernel
                                                                              : kernels_.depthwise_narrow;
         Buffer target = crop(x, y);
-        check(kernel(source, weight, bias, window_.stride_w, window_.stride_h, window_.dilation_w,
-                     window_.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
+        check(kernel(source, weight, bias, window.stride_w, window.stride_h, window.dilation_w,
+                     window.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
     };
 
-    const Range columns = window_.inner_columns(plane.width, padding),
-                every = window_.inner_rows(plane.height, padding);
-    if (!sized_ || count < kernels_.lanes || width < sized_->border_columns ||
+    const bool dilated = window.dilation_h > 1 || window.dilation_w > 1;
+    if (!sized_ || dilated || count < kernels_.lanes || width < sized_->border_columns ||
         rows.size() < sized_->border_rows) {
         anywhere({0, width}, rows);
     } else {
+        const int64_t reach_w = window.kernel_w - 1, reach_h = window.kernel_h - 1;
+        const Range columns = inside(image.width, width, padding.left, window.stride_w, reach_w),
+                    every = inside(image.height, rows.last, padding.top, window.stride_h, reach_h);
         // The border in whole tiles of its kernel; at the sides, where it is a column or two of many, one
         // pixel at a time: 3×3 at 28×28 lost 7 % to tiles of 7.
         const int64_t tall = sized_->border_rows, least = sized_->border_columns;
@@ -114,14 +166,14 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
             sized(suits ? sized_->wide : sized_->inner, x, y);
         }
     }
-    activation_.apply(out, count, rows.size() * width, out_stride);
 }
 
 void Depthwise::run(const Image& image, Padding padding, Result out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t width = window_.output_width(image.width, padding), line = width * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
-    const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(2, 65536 / line), threads);
+    const int64_t bands =
+        even_parts(image.batch, height, std::max<int64_t>(2 * apart_, 65536 / line), threads);
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;

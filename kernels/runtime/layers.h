@@ -102,12 +102,24 @@ public:
     const Window& window() const { return window_; }
 
 private:
+    struct Source { // as a plane, its rows `line` apart
+        const float* data;
+        int64_t height, width, stride, line;
+    };
+    struct Target { // pixels and rows that lie so far apart, from the first of both in use
+        float* data;
+        int64_t stride, line;
+    };
+    void filter(const Source& source, const Window& window, Padding padding, Range rows, int64_t width,
+                Range channels, Target out) const;
+
     const Kernels& kernels_;
     int64_t channels_;
     int multiplier_;
     Window window_;
     Activation activation_;
-    const DepthwiseSized* sized_ = nullptr;
+    const DepthwiseSized* sized_ = nullptr; // of the filter itself, or of the undilated one it is made of
+    int apart_ = 1; // one of so many rows, and columns, of the result belongs to the same undilated filter
     Floats weight_, bias_;
 };
 

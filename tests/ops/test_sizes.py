@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from ninefold import ops
+from ninefold.ops import cpu
 
 X = torch.arange(1.0, 101.0).reshape(1, 4, 5, 5)
 DEPTHWISE = torch.arange(1.0, 37.0).reshape(4, 1, 3, 3)
@@ -127,3 +129,28 @@ def test_a_plan_refuses_positions_beyond_32_bits():
     with pytest.raises(ValueError, match=r"a padded image of more than 2\^31 - 1 numbers is too large"):
         sequence.run((X,))
     assert torch.equal(far(X), ops.depthwise_conv2d(X, far.weight, stride=2**24, padding=2**24))
+
+
+@pytest.mark.parametrize("isa", cpu.instruction_sets())
+def test_calls_that_pytorch_does_quicker_are_left_to_it_unless_forced(isa, monkeypatch) -> None:
+    x, few = torch.ones(1, 16, 12, 12), torch.ones(1, 16, 7, 7)
+    square, filters = torch.ones(16, 16, 3, 3), torch.ones(16, 1, 3, 3)
+    calls = {
+        "conv2d": (lambda: ops.conv2d(few, square), lambda: ops.conv2d(x, square)),
+        "pointwise_conv2d": (
+            lambda: ops.pointwise_conv2d(x, square[:2, :, :1, :1]),
+            lambda: ops.pointwise_conv2d(x, square[..., :1, :1]),
+        ),
+        "depthwise_conv2d": (
+            lambda: ops.depthwise_conv2d(x, filters[..., :2]),
+            lambda: ops.depthwise_conv2d(x, filters, dilation=2),
+        ),
+    }
+    for name, (theirs, ours) in calls.items():
+        kernel = Mock(side_effect=getattr(cpu, name))
+        monkeypatch.setattr(cpu, name, kernel)
+        wanted = theirs(), ours()
+        assert kernel.call_count == 1
+        with cpu.forced(isa):
+            assert torch.equal(theirs(), wanted[0]) and torch.equal(ours(), wanted[1])
+        assert kernel.call_count == 3

@@ -32,6 +32,8 @@ def _conv2d(
     shape = _output_shape(x, weight, stride, padding, dilation)
     reach = backend.reach(x, stride, padding, dilation)
     kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
+    if kernels is cpu and not cpu.worthwhile(shape[0] * shape[2] * shape[3], weight):
+        kernels = None
     run = kernels.conv2d if kernels else fallback.conv2d
     return _like(x, run(x, weight, bias, stride, padding, dilation, groups, activation))
 
@@ -61,6 +63,8 @@ def _depthwise_conv2d(
     shape = _output_shape(x, weight, stride, padding, dilation)
     reach = backend.reach(x, stride, padding, dilation)
     kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
+    if kernels is cpu and not cpu.made_for(weight, x.shape[1], stride, dilation):
+        kernels = None
     run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
     return _like(x, run(x, weight, bias, stride, padding, dilation, activation))
 
@@ -85,19 +89,10 @@ def _pointwise_conv2d(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
-    run = kernels.pointwise_conv2d if kernels and not _slim(x, weight) else fallback.pointwise_conv2d
+    if kernels is cpu and not cpu.worthwhile(x.numel() // x.shape[1], weight):
+        kernels = None
+    run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
     return _like(x, run(x, weight, bias, activation, residual))
-
-
-def _slim(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether PyTorch's matrix product is quicker on the CPU.
-
-    So it is where packing the weights, or padding a panel of output channels, is most of the work. 960→960 at
-    one pixel: 0.07 ms against 0.22; 320→1 at 112×112: 0.9 against 2.2.
-    """
-    out_channels, in_channels, _, _ = weight.shape
-    pixels = x.numel() // in_channels
-    return not x.is_cuda and (in_channels == 1 or out_channels < 4 or pixels < 8)
 
 
 def _pointwise_conv2d_fake(
