@@ -137,13 +137,17 @@ def sigmoid_slope(x: hl.Expr) -> hl.Expr:
 
 
 def hardsigmoid_slope(x: hl.Expr) -> hl.Expr:
-    """The derivative of hardsigmoid: 1/6 between -3 and 3, 0 beyond."""
-    return _between(x, f32(0), f32(1 / 6), f32(0))
+    """The derivative of hardsigmoid: 1/6 between -3 and 3; 0 there, beyond, and for NaN, as in PyTorch."""
+    below = hl.strict_float(hl.select(x < f32(3), f32(1 / 6), f32(0)))
+    return hl.strict_float(hl.select(f32(-3) < x, below, f32(0)))
 
 
 def hardswish_slope(x: hl.Expr) -> hl.Expr:
-    """The derivative of hardswish: 0 below -3, x/3 + 1/2, 1 above 3."""
-    return _between(x, f32(0), x / f32(3) + f32(0.5), f32(1))
+    """The derivative of hardswish: 0 to -3, x/3 + 1/2, 1 from 3."""
+    # Halide turns a <= b into !(b < a), which is true for NaN, so the bounds come one step inside.
+    bound = 3 - 2.0**-22
+    above = hl.strict_float(hl.select(x < f32(-bound), f32(0), x / f32(3) + f32(0.5)))
+    return hl.strict_float(hl.select(f32(bound) < x, f32(1), above))
 
 
 def gelu_slope(x: hl.Expr) -> hl.Expr:
@@ -160,11 +164,6 @@ def gelu_tanh_slope(x: hl.Expr) -> hl.Expr:
     scale, square = 2 * math.sqrt(2 / math.pi), inside * inside
     s = sigmoid(inside * (f32(scale) + f32(scale * 0.044715) * square))
     return s + inside * s * (f32(1) - s) * (f32(scale) + f32(3 * scale * 0.044715) * square)
-
-
-def _between(x: hl.Expr, low: hl.Expr, middle: hl.Expr, high: hl.Expr) -> hl.Expr:
-    above = hl.strict_float(hl.select(x < f32(-3), low, middle))
-    return hl.strict_float(hl.select(f32(3) < x, high, above))
 
 
 # What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every

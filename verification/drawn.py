@@ -16,6 +16,8 @@ from ninefold.shape import ACTIVATIONS, ConvShape
 
 DIRECTIONS = ("forward", "input-gradient", "weight-gradient")
 
+EXACT = (None, "relu", "relu6")  # activations that keep integers
+
 # One below, at and one above the widths of vectors and panels; 512 and its multiples share cache sets.
 _TAILS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65)
 _WIDE = (96, 127, 128, 129, 160, 256, 511, 512, 513, 576)
@@ -38,6 +40,8 @@ class Stage:
     groups: int = 1
     bias: bool = True
     activation: str | None = None
+    normalisation: str | None = None  # "batch" statistics or "running" ones, between it and the activation
+    affine: bool = True
 
     def shape(self, x: tuple[int, ...]) -> ConvShape:
         """The convolution of an image (batch, C, H, W)."""
@@ -66,6 +70,8 @@ class Case:
         shapes = [self.x]
         for stage in self.stages:
             shapes.append(stage.shape(shapes[-1]).output_shape)
+            if stage.normalisation == "batch" and math.prod(shapes[-1]) == shapes[-1][1]:
+                raise ValueError("one value per channel has no variance")
         object.__setattr__(self, "shapes", tuple(shapes))
 
     @property
@@ -104,7 +110,13 @@ def _draw(
     if random.random() < 0.4:
         width = height
     channels = _channels(random, wide)
+    if operator == "chain":
+        channels = _vector(random, channels)
     stages = OPERATORS[operator](random, (batch, channels, height, width), wide)
+    residual = operator not in ("conv2d", "depthwise") and bool(random.random() < 0.4)
+    integers = bool(random.random() < 0.6)
+    if operator == "chain":  # rounded sums of integers prove no more than those of other numbers
+        integers = all(not stage.normalisation and stage.activation in EXACT for stage in stages)
     return Case(
         operator,
         direction,
@@ -112,8 +124,8 @@ def _draw(
         index,
         (batch, channels, height, width),
         stages,
-        residual=operator not in ("conv2d", "depthwise") and bool(random.random() < 0.4),
-        integers=bool(random.random() < 0.6),
+        residual=residual,
+        integers=integers,
         layout=str(random.choice(("nhwc", "nhwc", "nhwc", "nchw", "strided"))),
     )
 
@@ -146,6 +158,38 @@ def _inverted(random: np.random.Generator, x: tuple[int, ...], wide: bool) -> tu
     return (expansion, *_separable(random, (x[0], expansion.out_channels, *x[2:]), wide))
 
 
+def _chain(random: np.random.Generator, x: tuple[int, ...], wide: bool) -> tuple[Stage, ...]:
+    """What `for_training` fuses: a pair most of the time, with and without batch-norm behind each stage."""
+    form = str(random.choice(("dp", "dp", "dp", "dp", "pdp", "pdp", "sdp", "d", "p", "pd")))
+    exact = bool(random.random() < 0.3)
+    everywhere = str(random.choice(("none", "batch", "batch", "running", "mixed", "mixed")))
+    stages: list[Stage] = []
+    for kind in form:
+        channels = stages[-1].out_channels if stages else x[1]
+        if kind == "d":
+            multiplier = 2 if random.random() < 0.03 else 1
+            stage = _windowed(random, channels * multiplier, channels)
+        elif kind == "p":
+            (stage,) = _pointwise(random, x, wide)
+            stage = replace(stage, out_channels=_vector(random, stage.out_channels))
+        else:
+            stage = _windowed(random, _vector(random, _channels(random, wide=False)), 1)
+        kinds = ("none", "none", "batch", "running") if everywhere == "mixed" else (everywhere,)
+        normalisation = str(random.choice(kinds))
+        affine = bool(random.random() < 0.8)
+        if exact:
+            stage = replace(stage, activation=(None, None, "relu", "relu6")[random.integers(4)])
+        elif normalisation != "none":
+            stage = replace(stage, normalisation=normalisation, affine=affine)
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _vector(random: np.random.Generator, channels: int) -> int:
+    """Fewer channels than a vector has run in PyTorch: a few of these are enough."""
+    return channels + 4 if channels < 4 and random.random() < 0.9 else channels
+
+
 # To add an operator: its stages here, and how it is called in operators.py.
 OPERATORS: dict[str, Callable[[np.random.Generator, tuple[int, ...], bool], tuple[Stage, ...]]] = {
     "conv2d": _standard,
@@ -153,6 +197,7 @@ OPERATORS: dict[str, Callable[[np.random.Generator, tuple[int, ...], bool], tupl
     "pointwise": _pointwise,
     "separable": _separable,
     "inverted": _inverted,
+    "chain": _chain,
 }
 
 

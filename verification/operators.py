@@ -10,9 +10,10 @@ import torch
 
 import memory
 import oracle
-from drawn import Case
+from drawn import Case, Stage
 from ninefold import ops
 from ninefold.ops import packed
+from ninefold.training import chain
 
 Operands = dict[str, torch.Tensor]
 
@@ -24,8 +25,11 @@ def operands(case: Case) -> Operands:
     for k, (stage, before) in enumerate(zip(case.stages, case.shapes, strict=False)):
         shape = (stage.out_channels, before[1] // stage.groups, *stage.kernel_size)
         made[f"weight{k}"] = _fill(memory.tensor(shape), random, case)
+        if case.operator == "chain":
+            _tame(made[f"weight{k}"], case)
         if stage.bias:
             made[f"bias{k}"] = _fill(memory.tensor(shape[:1]), random, case)
+        made |= _normalisation(random, stage, k)
     if case.residual:
         made["residual"] = _image(random, case, case.shapes[-1])
     return made
@@ -39,6 +43,9 @@ def upstream(case: Case) -> torch.Tensor:
 def results(case: Case, tensors: Operands, grad: torch.Tensor) -> list[torch.Tensor]:
     """Run the case once: its output, or the gradients that its direction asks for."""
     if case.direction == "forward":
+        if case.operator == "chain":
+            out, statistics = _run_chain(case, tensors)
+            return [out, *(each for pair in statistics for each in pair if each.numel())]
         return [OPERATORS[case.operator](case, tensors)]
     wanted = oracle.wanted(case)
     leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in tensors.items()}
@@ -95,12 +102,34 @@ def _inverted(case: Case, t: Operands) -> torch.Tensor:
     return out
 
 
+def _run_chain(case: Case, t: Operands) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    names = ("weight", "bias", "gamma", "beta", "mean", "variance")
+    tensors: list[Any] = [tuple(t.get(f"{name}{k}") for name in names) for k in range(len(case.stages))]
+    stages = [_chain_stage(stage) for stage in case.stages]
+    return chain.run(t["x"], stages, tensors, t.get("residual"))
+
+
+def _chain_stage(stage: Stage) -> chain.Stage:
+    flat = (*stage.kernel_size, *stage.stride, *stage.padding, stage.groups) == (1, 1, 1, 1, 0, 0, 0, 0, 1)
+    norm = stage.normalisation and chain.Normalisation(oracle.EPS, stage.normalisation == "batch")
+    return chain.Stage(
+        "pointwise" if flat else "depthwise" if stage.groups > 1 else "standard",
+        stage.stride,
+        stage.padding,
+        stage.dilation,
+        stage.groups,
+        norm or None,
+        stage.activation,
+    )
+
+
 OPERATORS: dict[str, Callable[[Case, Operands], torch.Tensor]] = {
     "conv2d": _conv2d,
     "depthwise": _depthwise,
     "pointwise": _pointwise,
     "separable": _separable,
     "inverted": _inverted,
+    "chain": lambda case, tensors: _run_chain(case, tensors)[0],
 }
 WITHOUT_GRADIENTS = {"inverted"}  # a packed layer: frozen weights
 
@@ -109,6 +138,29 @@ def _fill(tensor: torch.Tensor, random: np.random.Generator, case: Case) -> torc
     shape = tuple(tensor.shape)
     numbers = random.integers(-4, 5, shape) if case.integers else random.standard_normal(shape)
     return tensor.copy_(torch.from_numpy(numbers.astype(np.float32)))
+
+
+def _normalisation(random: np.random.Generator, stage: Stage, k: int) -> Operands:
+    """Gamma, beta and the running statistics of a stage, those that it has."""
+    drawn: dict[str, np.ndarray] = {}
+    count = stage.out_channels
+    if stage.normalisation and stage.affine:
+        drawn["gamma"] = random.uniform(0.5, 1.5, count) * random.choice((-1, 1), count)
+        drawn["beta"] = random.standard_normal(count)
+    if stage.normalisation == "running":
+        drawn["mean"], drawn["variance"] = random.standard_normal(count), random.uniform(0.5, 4, count)
+    return {
+        f"{name}{k}": memory.tensor((count,)).copy_(torch.from_numpy(numbers.astype(np.float32)))
+        for name, numbers in drawn.items()
+    }
+
+
+def _tame(weight: torch.Tensor, case: Case) -> None:
+    """Keep the numbers of a chain where they neither saturate every activation nor need wide bounds."""
+    if case.integers:
+        weight.clamp_(-1, 1)
+    else:
+        weight.div_(weight[0].numel() ** 0.5)
 
 
 def _image(random: np.random.Generator, case: Case, shape: tuple[int, ...]) -> torch.Tensor:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from drawn import Case, Stage
+import batchnorm
+from batchnorm import EPS, Array, Near
+from drawn import EXACT, Case, Stage
 from ninefold import reference
 
-Array = NDArray[np.float64]
-EXACT = (None, "relu", "relu6")
+__all__ = ["EPS", "Near", "Truth", "exactly", "truth", "wanted"]
+
 
 _ROUNDING = 2.0**-24
 _ACTIVATION = 2e-6  # relative, of an activation with an exponential
@@ -30,19 +31,6 @@ _PYTORCH = 1e-6  # PyTorch's own activations, which gradients are made of: absol
 _SLOPE, _BEND = 1.5, 1.0  # no activation is steeper, none bends more between its kinks
 
 _KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0), "hardsigmoid": (-3.0, 3.0)}
-
-
-@dataclass
-class Near:
-    """Values, and how far float32 may be from each."""
-
-    value: Array
-    error: Array
-
-    @property
-    def size(self) -> Array:
-        """The largest magnitude that float32 may have."""
-        return np.abs(self.value) + self.error
 
 
 @dataclass
@@ -56,26 +44,34 @@ class Truth:
 def truth(case: Case, operands: dict[str, Any], upstream: Any) -> Truth:
     """Compute `case` in float64; `upstream` is the gradient that comes from above, where one is needed.
 
-    Gradients come in the order x, residual, or weights and biases stage by stage.
+    Behind an output come the batch statistics of each stage that has them. Gradients come in the order x,
+    residual, or weights, biases, gammas and betas stage by stage.
     """
     arrays = {name: np.asarray(tensor.detach(), np.float64) for name, tensor in operands.items()}
     work = _Work(exact=case.integers, kernels=case.direction == "forward")
     x, before = exactly(arrays["x"]), []
     inputs = []
+    norms: list[batchnorm.Normalised | None] = []
     for k, stage in enumerate(case.stages):
         inputs.append(x)
-        before.append(work.convolve(x, stage, arrays[f"weight{k}"], arrays.get(f"bias{k}")))
+        x = work.convolve(x, stage, arrays[f"weight{k}"], arrays.get(f"bias{k}"))
+        norms.append(work.normalise(x, stage, k, arrays))
+        before.append(norms[-1].out if norms[-1] else x)
         x = work.activate(before[-1], stage.activation)
     if case.direction == "forward":
         if case.residual:
             x = work.sum(x, exactly(arrays["residual"]))
-        return Truth([x], work.largest)
+        statistics = [each for norm in norms if norm and norm.batch for each in (norm.mean, norm.variance)]
+        return Truth([x, *statistics], work.largest)
 
     grad = exactly(np.asarray(upstream, np.float64))
     found: dict[str, Near] = {"residual": grad}
     for k in reversed(range(len(case.stages))):
         stage = case.stages[k]
         grad = work.through_activation(grad, before[k], stage.activation)
+        norm = norms[k]
+        if norm is not None:
+            grad, found[f"gamma{k}"], found[f"beta{k}"] = batchnorm.backward(grad, norm)
         found[f"weight{k}"] = work.weight_gradient(grad, inputs[k], stage)
         found[f"bias{k}"] = work.total(grad)
         if k or case.direction == "input-gradient":
@@ -85,14 +81,22 @@ def truth(case: Case, operands: dict[str, Any], upstream: Any) -> Truth:
 
 
 def wanted(case: Case) -> list[str]:
-    """The operands whose gradients the case's direction asks for."""
+    """What the case's results are called: those of a gradient by the operand that it belongs to."""
+    if case.direction == "forward":
+        batch = [k for k, stage in enumerate(case.stages) if stage.normalisation == "batch"]
+        return ["output", *(f"{name}{k}" for k in batch for name in ("mean", "variance"))]
     if case.direction == "input-gradient":
         return ["x", "residual"] if case.residual else ["x"]
     return [
-        name
+        f"{name}{k}"
         for k, stage in enumerate(case.stages)
-        for name in (f"weight{k}", f"bias{k}")
-        if stage.bias or name[0] == "w"
+        for name, there in (
+            ("weight", True),
+            ("bias", stage.bias),
+            ("gamma", stage.normalisation and stage.affine),
+            ("beta", stage.normalisation and stage.affine),
+        )
+        if there
     ]
 
 
@@ -127,6 +131,13 @@ class _Work:
         self.exact = False
         tail = _TAIL.get(str(activation), _LEAST) if self.kernels else _PYTORCH
         return Near(value, _SLOPE * x.error + _ACTIVATION * np.abs(value) + tail)
+
+    def normalise(self, x: Near, stage: Stage, k: int, arrays: dict[str, Any]) -> batchnorm.Normalised | None:
+        if stage.normalisation is None:
+            return None
+        self.exact = False
+        running = (arrays[f"mean{k}"], arrays[f"variance{k}"]) if stage.normalisation == "running" else None
+        return batchnorm.forward(x, arrays.get(f"gamma{k}"), arrays.get(f"beta{k}"), running)
 
     def sum(self, a: Near, b: Near) -> Near:
         return self._near(a.value + b.value, a.size + b.size, a.error + b.error, 1)
