@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from select import select
 
+import record
 from drawn import DIRECTIONS, OPERATORS, draw
 
 _PATIENCE = 300  # seconds for an answer, on a machine that does other things too
@@ -88,6 +89,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--case", type=int, help="this one alone, of one operator and direction")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     parser.add_argument("--most-failures", type=int, default=20, help="after so many, give up on an operator")
+    parser.add_argument("--write", action="store_true", help="each count, when it is full, into results.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     alone = options.case is not None
@@ -123,6 +125,10 @@ def _watch(operator: str, direction: str, worker: Worker, options: argparse.Name
         f"{tally.seconds:.0f} s",
         flush=True,
     )
+    if options.write:
+        row = {name: getattr(tally, name) for name in ("held", "exact", "mistrusted", "runs", "seconds")}
+        row |= {"failed": len(tally.failures), "seed": options.seed, "seconds": round(tally.seconds)}
+        record.keep("verify", {f"{operator} {direction}": row})
     return tally
 
 
