@@ -20,8 +20,8 @@ Row = dict[str, Any]
 _HEAD = """\
 # Counts
 
-How much was run to find faults, and when. Every row is written by the command that it names, at the end of its
-run (`ARGS=--write`), never by hand. What they stand for is promised in `SECURITY.md`.
+How much was run to find faults, and when. Every row is written by the command that it names, at the end of
+its run (`ARGS=--write`), never by hand. What they stand for is promised in `SECURITY.md`.
 """
 
 
@@ -78,8 +78,9 @@ def _verify(rows: dict[str, Row]) -> str:
         [
             "## Random cases against the definitions: `make verify`",
             "",
-            "Each case runs on every instruction set of the machine, on 1, 2 and 5 threads, and on one of the sets",
-            "twice; operands end at a guard page. A MISTRUSTED case says too little; another takes its place.",
+            "Each case runs on every instruction set of the machine, on 1, 2 and 5 threads, and on one of",
+            "them twice; operands end at a guard page. A MISTRUSTED case says too little: another takes its",
+            "place.",
             f"On: {'; '.join(sorted({row['on'] for _, row in ordered}))}.",
             "",
             "| operator | direction | held | bit for bit | MISTRUSTED | runs | failed | seed | when |",
