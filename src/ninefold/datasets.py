@@ -8,7 +8,9 @@ carries.
 from __future__ import annotations
 
 import gzip
+import math
 import re
+import zlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,7 @@ from .photos import Preparation
 
 DIGITS = "digits"
 NO_LABEL = -1
+_MOST_UNPACKED = 1032  # bytes from one byte of gzip
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -119,16 +122,24 @@ def _arrays(folder: Path, part: str, preparation: Preparation) -> Arrays | None:
 
 def _idx(path: Path, dimensions: int) -> Tensor:
     """The array of an idx file: two zeros, the type (8: bytes), how many sizes, the sizes, the numbers."""
+    start, rule = 4 + 4 * dimensions, "`data` must hold idx files of bytes"
+    packed = path.stat().st_size
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(start)
+            sizes = [int.from_bytes(head[at : at + 4], "big") for at in range(4, start, 4)]
+            count = math.prod(sizes)
+            # Before memory is taken for it: a byte of gzip never unpacks to more than 1032.
+            there = packed * _MOST_UNPACKED if path.suffix == ".gz" else packed - start
+            if head[:4] != bytes([0, 0, 8, dimensions]) or len(head) != start or not 0 < count <= there:
+                raise ValueError(f"{rule}, got {path.name}, which is not one or is cut")
+            numbers = bytearray(file.read(count))
+            whole = len(numbers) == count and not file.read(1)
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"`data` must hold files that can be read, got {path.name}: {error}") from None
-    start = 4 + 4 * dimensions
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    count = torch.Size(sizes).numel()
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + count or not count:
-        raise ValueError(f"`data` must hold idx files of bytes, got {path.name}, which is not one or is cut")
-    return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(sizes)
+    if not whole:
+        raise ValueError(f"{rule}, got {path.name}, which is not one or is cut")
+    return torch.frombuffer(numbers, dtype=torch.uint8).reshape(sizes)
 
 
 def _digits(preparation: Preparation) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -68,11 +69,14 @@ def load_converted(folder: str | Path, model: nn.Module) -> nn.Module:
     made = copy.deepcopy(model)
     for name, choice, bias in described:
         try:
-            convolution = made.get_submodule(name)
+            convolution = made.get_submodule(name) if name else None
         except AttributeError:
             raise ValueError(_other(folder, f"it has no layer {name!r}")) from None
         if not isinstance(convolution, nn.Conv2d):
             raise ValueError(_other(folder, f"{name!r} is no Conv2d, but {type(convolution).__name__}"))
+        # Before memory is taken for them: the weights of so many terms are in the file.
+        if _weights(convolution, choice) > sum(tensor.numel() for tensor in weights.values()):
+            raise ValueError(_other(folder, f"{name!r} in {choice.terms} terms has more weights than it"))
         put(made, name, separable(convolution, choice, bias=bias))
     _load(made, weights, folder)
     return made
@@ -100,16 +104,19 @@ def _read(folder: Path) -> tuple[list[tuple[str, Choice, bool]], Mapping[str, Te
             for layer in written["layers"]
             if layer["terms"] is not None
         ]
+        if len({name for name, *_ in described}) != len(described):
+            raise ValueError("a layer stands in it twice")
         weights: Mapping[str, Tensor] = load_file(str(folder / WEIGHTS))
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError, SafetensorError) as error:
         rule = "`folder` must hold a conversion that `save` wrote"
-        raise ValueError(f"{rule}, got {str(folder)!r}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{rule}, got {str(folder)!r}: {_in_words(error)}") from error
     return described, weights
 
 
 def _choice(layer: Mapping[str, Any]) -> Choice:
-    if layer["first"] not in ORDERS or not isinstance(layer["terms"], int) or layer["terms"] < 1:
-        raise ValueError(f"{layer['terms']!r} terms, {layer['first']!r} first")
+    terms, first = layer["terms"], layer["first"]
+    if first not in ORDERS or type(terms) is not int or not 1 <= terms < 2**31:
+        raise ValueError(f"{terms!r} terms, {first!r} first")
     return Choice(layer["first"], layer["terms"])
 
 
@@ -121,6 +128,9 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
         if wanted[name].shape != value.shape:
             here, there = tuple(wanted[name].shape), tuple(value.shape)
             raise ValueError(_other(folder, f"its {name} has shape {here}, the conversion's {there}"))
+        if _kind(wanted[name]) != _kind(value):
+            kinds = f"its {name} is {wanted[name].dtype}, the conversion's {value.dtype}"
+            raise ValueError(_other(folder, kinds))
     addresses = {wanted[name].data_ptr() for name in weights}
     missing = [
         name for name, value in wanted.items() if name not in weights and value.data_ptr() not in addresses
@@ -128,6 +138,24 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
     if missing:
         raise ValueError(_other(folder, f"the conversion has no weights {missing[0]!r}"))
     model.load_state_dict(dict(weights), strict=False)
+
+
+def _weights(convolution: nn.Conv2d, choice: Choice) -> int:
+    """How many the two stages have that `separable` makes."""
+    one, other = convolution.in_channels, convolution.out_channels
+    if choice.first == "pointwise":
+        one, other = other, one
+    return one * choice.terms * (math.prod(convolution.kernel_size) + other // convolution.groups)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Of a dtype what no rounding makes of another: numbers with a point, and complex ones."""
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
+def _in_words(error: Exception) -> str:
+    """An error of somebody else's code in one line, cut where it is long."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _other(folder: Path, why: str) -> str:

@@ -56,7 +56,7 @@ def load() -> dict[str, Measured]:
         return _ignored(path, type(error).__name__)
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _ignored(path, "it is not JSON")
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         return _ignored(path, f"its format is not {_FORMAT!r}")

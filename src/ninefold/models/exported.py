@@ -6,6 +6,7 @@ So the archive may hold nothing but a program, tensors and inputs; pickles go th
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ninefold import limits
 from ninefold.photos import Preparation
 
 from .network import Network, check_file, in_words
@@ -37,7 +39,7 @@ def load(path: Path) -> Network:
     objects or compiled code.
     """
     check_file(path)
-    _check_names(path)
+    _check_members(path)
     try:
         with _weights_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,11 +57,16 @@ def load(path: Path) -> Network:
     return Network(path.name, model, Preparation(size=(size[0], size[1])), None, True, tuple(inputs) or None)
 
 
-def _check_names(path: Path) -> None:
+def _check_members(path: Path) -> None:
     try:
+        limits.check_archive(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+            for name in names:
+                # Tensors in an archive of their own; the format before that takes memory as it is told.
+                if name.endswith(".pt") and "/extra/" not in name:
+                    limits.check_archive(io.BytesIO(archive.read(name)))
+    except (*limits.DAMAGE, ValueError) as error:
         raise ValueError(f"{_RULE}, got {str(path)!r}: {in_words(error)}") from error
     strange = [name for name in names if not _KNOWN.fullmatch(name) or ".." in name.split("/")]
     if strange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from .network import Network, check_file, in_words, random_numbers
 _REMEDY = "pip install --no-deps onnx2torch, and onnx, numpy, torchvision"
 _KNOWN = 17  # the operator set that onnx2torch knows whole
 _SIDE = 224  # of an image whose size the file leaves open
+_LARGEST = 2**28  # numbers of one input
 
 
 def load(path: Path) -> Network:
@@ -38,8 +40,11 @@ def load(path: Path) -> Network:
         raise ValueError(f"`model` must be an ONNX file, got {str(path)!r}: {in_words(error)}") from error
     if not proto.graph.node:
         raise ValueError(f"`model` must be an ONNX file, got {str(path)!r}, which has no graph")
-    for tensor in _tensors(proto.graph):
-        _check_place(tensor, path)
+    for graph in (proto.graph, *proto.functions, *(each.algorithm for each in proto.training_info)):
+        for tensor in _tensors(graph):
+            _check_tensor(tensor, path)
+    for given in proto.graph.input:
+        _check_size(given, path)
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
@@ -106,25 +111,54 @@ def _settle_shapes(model: torch.fx.GraphModule) -> None:
 
 def _tensors(graph: Any) -> Iterator[Any]:
     """Every tensor of a graph, those in attributes and in graphs within it too."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
+    yield from getattr(graph, "initializer", ())
+    for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer:
                     yield from _tensors(inner)
 
 
-def _check_place(tensor: Any, path: Path) -> None:
+def _check_tensor(tensor: Any, path: Path) -> None:
+    """Refuse a tensor that declares more numbers than there are for it, in the file or outside."""
+    held = [_check_place(entry.value, path) for entry in tensor.external_data if entry.key == "location"]
+    fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+    # The smallest types put two numbers into a byte, or four into a value.
+    there = 2 * (sum(held) + len(tensor.raw_data)) + 4 * sum(len(getattr(tensor, name)) for name in fields)
+    shape = tuple(tensor.dims)
+    if any(size < 0 for size in shape) or math.prod(shape) > max(there, not shape):
+        raise ValueError(
+            f"`model` must hold the numbers that it declares, got {str(path)!r}, whose {tensor.name!r} of "
+            f"shape {_shown(shape)} has {there:,} at most"
+        )
+
+
+def _check_size(given: Any, path: Path) -> None:
+    """Refuse an input that is declared larger than any image."""
+    shape = tuple(dimension.dim_value for dimension in given.type.tensor_type.shape.dim)
+    if any(size < 0 for size in shape) or math.prod(max(size, 1) for size in shape) > _LARGEST:
+        raise ValueError(
+            f"`model` must take inputs of at most {_LARGEST:,} numbers, got {str(path)!r}, whose "
+            f"{given.name!r} has shape {_shown(shape)}"
+        )
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"{str(shape[:8])[:-1]}, ...)"
+
+
+def _check_place(location: str, path: Path) -> int:
     """Refuse external data that does not lie in the file's folder, links followed, or has a second name.
 
-    A hard link shows no other folder, so that a file with several names may be anybody's.
+    A hard link shows no other folder, so that a file with several names may be anybody's. Returns its bytes.
     """
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
-    if location is None:
-        return
+    if "\0" in location:
+        raise ValueError(f"`model` must have external data in a file, got {str(path)!r} with {location!r}")
     folder = path.parent.resolve()
     place = (folder / location).resolve()
     if Path(location).is_absolute() or not place.is_relative_to(folder):
@@ -134,8 +168,11 @@ def _check_place(tensor: Any, path: Path) -> None:
         )
     if not place.is_file():
         raise FileNotFoundError(f"`model` must have its external data beside it, got no {location!r}")
-    if (links := place.stat().st_nlink) > 1:
+    found = place.stat()
+    if found.st_nlink > 1:
+        links = found.st_nlink
         raise ValueError(f"`model` must have external data of one name, got {location!r} with {links} links")
+    return found.st_size
 
 
 def _inputs(graph: Any) -> tuple[torch.Tensor, ...]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ninefold import limits
+
 from .network import check_file, in_words
 
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -27,6 +29,9 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     wanted = model.state_dict()
     _check_names(wanted, found, path)
     for name, tensor in found.items():
+        if tensor.is_complex() != wanted[name].is_complex() or tensor.layout is not torch.strided:
+            kind = f"{str(tensor.dtype).removeprefix('torch.')} numbers"
+            raise ValueError(f"`weights` must fit the network, got {name!r} of {kind} in {str(path)!r}")
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)} where {tuple(wanted[name].shape)} is wanted"
             raise ValueError(
@@ -47,7 +52,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
             loaded = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = limits.load_tensors(path)
     except ImportError:
         raise ImportError("reading .safetensors needs a package: pip install safetensors") from None
     except Exception as error:

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
+from ninefold import limits
+
 CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.pt"
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"model": dict, "optimiser": dict, "step": int, "loss": (int, float), "images": int},
+    **{"last": dict, "settings": dict},
+}
 
 
 def save(path: Path, what: Any) -> None:
@@ -39,7 +45,7 @@ def check(output: Path, resume: bool) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; ValueError for what is none."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = limits.load_tensors(path)
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -47,7 +53,8 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"`output` must hold a checkpoint that can be read, got {str(path)!r}: {first}"
         ) from None
-    if not isinstance(loaded, dict) or "step" not in loaded:
+    whole = isinstance(loaded, dict) and all(isinstance(loaded.get(n), kind) for n, kind in _KINDS.items())
+    if not whole or min(loaded["step"], loaded["images"]) < 0:
         raise ValueError(f"`output` must hold a checkpoint of ninefold train, got {str(path)!r}")
     return loaded
 
@@ -58,8 +65,9 @@ class Metrics:
     def __init__(self, path: Path, *, step: int) -> None:
         kept = []
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # a line that was cut off
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                # One that was cut off, or is none of ours.
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                     if json.loads(line)["step"] <= step:
                         kept.append(line)
         beside = path.with_name(f"{path.name}.{os.getpid()}")

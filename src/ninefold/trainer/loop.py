@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -124,17 +124,32 @@ class _Run:
             for name, value in kept["settings"].items():
                 if mine.get(name) != value:
                     raise ValueError(f"`{name}` must be {value}, as in the checkpoint, got {mine.get(name)}")
+            rule = "`output` must hold a checkpoint of this very network"
             try:
                 self.model.load_state_dict(kept["model"])
-            except RuntimeError:
-                rule = "`output` must hold a checkpoint of this very network"
+            except (RuntimeError, TypeError, AttributeError):
                 raise ValueError(f"{rule}, got {str(path)!r}, whose weights are others") from None
-            self.optimiser.load_state_dict(kept["optimiser"])
+            try:
+                self._load_optimiser(kept["optimiser"])
+            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+                raise ValueError(f"{rule}, got {str(path)!r}, whose optimiser is another") from None
             self.state = _State(kept["step"], kept["loss"], kept["images"])
             self.last = kept["last"]
         if self.group.first:
             self.output.mkdir(parents=True, exist_ok=True)
             self.metrics = keeping.Metrics(self.output / keeping.METRICS, step=self.state.step)
+
+    def _load_optimiser(self, kept: dict[str, Any]) -> None:
+        """Take the optimiser's state: of this one's settings, its images of the weights of their shapes."""
+        own = self.optimiser.state_dict()["param_groups"]
+        for mine, theirs in zip(own, kept["param_groups"], strict=True):
+            if any(theirs[name] != value for name, value in mine.items() if name != "lr"):
+                raise ValueError("settings of another optimiser")
+        self.optimiser.load_state_dict(kept)
+        for weight, state in self.optimiser.state.items():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.dim() and value.shape != weight.shape:
+                    raise ValueError("a state of another shape")
 
     def _signature(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on with."""
