@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -201,11 +202,25 @@ NB_MODULE(_kernels, m) {
           "Call a kernel with an image too small for it: RuntimeError.");
 
     nb::class_<Window>(m, "Window")
-        .def(nb::init<int, int, int, int, int, int>(), nb::arg("kernel_h"), nb::arg("kernel_w"),
-             nb::arg("stride_h"), nb::arg("stride_w"), nb::arg("dilation_h"), nb::arg("dilation_w"));
+        .def(
+            "__init__",
+            [](Window* self, int kernel_h, int kernel_w, int stride_h, int stride_w, int dilation_h,
+               int dilation_w) {
+                if (std::min({kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w}) < 1)
+                    throw std::invalid_argument("a window's sizes must be positive");
+                new (self) Window{kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w};
+            },
+            nb::arg("kernel_h"), nb::arg("kernel_w"), nb::arg("stride_h"), nb::arg("stride_w"),
+            nb::arg("dilation_h"), nb::arg("dilation_w"));
     nb::class_<Padding>(m, "Padding")
-        .def(nb::init<int, int, int, int>(), nb::arg("left"), nb::arg("right"), nb::arg("top"),
-             nb::arg("bottom"));
+        .def(
+            "__init__",
+            [](Padding* self, int left, int right, int top, int bottom) {
+                if (std::min({left, right, top, bottom}) < 0)
+                    throw std::invalid_argument("a padding must be non-negative");
+                new (self) Padding{left, right, top, bottom};
+            },
+            nb::arg("left"), nb::arg("right"), nb::arg("top"), nb::arg("bottom"));
 
     nb::class_<Depthwise>(m, "Depthwise")
         .def("__init__",

@@ -18,6 +18,14 @@ int Plan::add(std::unique_ptr<Operation> operation, std::vector<int> operands) {
     return next;
 }
 
+void Plan::finish(std::vector<int> outputs) {
+    const int values = inputs_ + int(steps_.size());
+    for (int value : outputs)
+        if (value < inputs_ || value >= values || std::count(outputs.begin(), outputs.end(), value) > 1)
+            throw std::invalid_argument("an output must be a step's value, and be it once");
+    outputs_ = std::move(outputs);
+}
+
 std::vector<Shape> Plan::shapes(const std::vector<Shape>& inputs) {
     const Layout& found = layout(inputs);
     std::vector<Shape> shapes;
@@ -81,6 +89,9 @@ void Plan::settle(Layout& layout) const {
 // it. Chains are what these networks are made of, and for a chain that is two buffers taking turns.
 Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
     if (int(inputs.size()) != inputs_) throw std::invalid_argument("wrong number of inputs");
+    for (const Shape& shape : inputs)
+        if (shape.batch < 0 || shape.height < 1 || shape.width < 1 || shape.channels < 1)
+            throw std::invalid_argument("an input has no pixels");
     Layout layout;
     layout.shapes = inputs;
     for (const Step& step : steps_) {

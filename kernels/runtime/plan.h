@@ -43,7 +43,7 @@ public:
     explicit Plan(int inputs) : inputs_(inputs) {}
 
     int add(std::unique_ptr<Operation> operation, std::vector<int> operands);
-    void finish(std::vector<int> outputs) { outputs_ = std::move(outputs); }
+    void finish(std::vector<int> outputs);
 
     // The outputs' shapes for these inputs.
     std::vector<Shape> shapes(const std::vector<Shape>& inputs);

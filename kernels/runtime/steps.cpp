@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "buffer.h"
 #include "errors.h"
@@ -23,15 +24,35 @@ void by_pixels(const Shape& shape, int threads, Body&& body) {
     });
 }
 
+// What a plan that somebody altered may have wrong: sizes that do not fit together.
+void takes(int64_t channels, const Shape& x) {
+    if (x.channels != channels)
+        throw std::invalid_argument("a layer of " + std::to_string(channels) +
+                                    " channels cannot take an image of " + std::to_string(x.channels));
+}
+void adds(const Shape& residual, const Shape& out) {
+    if (!(residual == out))
+        throw std::invalid_argument("a residual must have the shape of what it is added to");
+}
+void gates(const Shape& gate, const Shape& x) {
+    if (gate.pixels() != 1 || gate.batch != x.batch || gate.channels != x.channels)
+        throw std::invalid_argument("a gate has one number per image and channel");
+}
+
 template <class Layer>
 class Windowed : public Operation {
 public:
     Windowed(const Layer& layer, Padding padding) : layer_(layer), padding_(padding) {}
     Shape shape(const std::vector<Shape>& x) const override {
         const Window& window = layer_.window();
+        takes(layer_.in_channels(), x[0]);
         window.check(x[0].height, x[0].width, std::max(x[0].channels, layer_.out_channels()), padding_);
-        return {x[0].batch, window.output_height(x[0].height, padding_),
-                window.output_width(x[0].width, padding_), layer_.out_channels()};
+        const Shape out{x[0].batch, window.output_height(x[0].height, padding_),
+                        window.output_width(x[0].width, padding_), layer_.out_channels()};
+        if (out.height < 1 || out.width < 1)
+            throw std::invalid_argument("a kernel is larger than its padded image");
+        if (x.size() > 1) adds(x[1], out);
+        return out;
     }
     void run(const std::vector<Image>& x, const Shape&, Result out, int threads) const override {
         if constexpr (std::is_same_v<Layer, Depthwise>)
@@ -53,7 +74,11 @@ class PointwiseStep : public Operation {
 public:
     PointwiseStep(const Pointwise& layer, bool gated) : layer_(layer), gated_(gated) {}
     Shape shape(const std::vector<Shape>& x) const override {
-        return {x[0].batch, x[0].height, x[0].width, layer_.out_channels()};
+        takes(layer_.in_channels(), x[0]);
+        const Shape out{x[0].batch, x[0].height, x[0].width, layer_.out_channels()};
+        if (gated_) gates(x.back(), x[0]);
+        if (x.size() > (gated_ ? 2 : 1)) adds(x[1], out);
+        return out;
     }
     void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
         const float* residual = x.size() > (gated_ ? 2 : 1) ? x[1].data : nullptr;
@@ -97,8 +122,7 @@ public:
 class ScaleStep : public Operation {
 public:
     Shape shape(const std::vector<Shape>& x) const override {
-        if (x[1].pixels() != 1 || x[1].batch != x[0].batch || x[1].channels != x[0].channels)
-            throw std::invalid_argument("a gate has one number per image and channel");
+        gates(x[1], x[0]);
         return x[0];
     }
     void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
@@ -298,6 +322,7 @@ inline void copy(const float* from, int64_t count, float* to) {
 class ConcatenationStep : public Operation {
 public:
     Shape shape(const std::vector<Shape>& x) const override {
+        if (x.empty()) throw std::invalid_argument("a concatenation has one image at least");
         Shape all = x[0];
         for (size_t i = 1; i < x.size(); i++) {
             if (x[i].batch != all.batch || x[i].height != all.height || x[i].width != all.width)

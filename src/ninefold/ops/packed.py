@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ninefold.ops import backend, cpu, fallback, library
+from ninefold import shape
+from ninefold.ops import arguments, backend, cpu, fallback, library
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -32,9 +34,14 @@ class Packed(nn.Module):
     def kernel(self) -> Any:
         """The packed form (`ops.cpu`), made at the first use."""
         if self._kernel is None:
+            self._check()
             with cpu.lasting():
                 self._kernel = self._pack()
         return self._kernel
+
+    def _check(self) -> None:
+        """Raise ValueError or TypeError for what does not fit together: a saved layer may be altered."""
+        raise NotImplementedError
 
     def _pack(self) -> Any:
         raise NotImplementedError
@@ -76,6 +83,14 @@ class Conv2d(Packed):
             return plain if residual is None else plain + residual
         out: Tensor = self.kernel(x, self.padding, residual)
         return out
+
+    def _check(self) -> None:
+        weight = _numbers("weight", self.weight, 4)
+        bias = None if self.bias is None else _numbers("bias", self.bias, 1).shape
+        groups = shape.integer("groups", self.groups)
+        image = _smallest(weight.shape[1] * groups, weight, self.dilation)
+        sizes = self.stride, self.padding, self.dilation, groups, self.activation
+        arguments.standard(image, weight.shape, bias, *sizes)
 
     def _on_gpu(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The operator for it, which packs nothing: Triton's kernels take weights as they are."""
@@ -143,6 +158,22 @@ class Separable(Packed):
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         return self.depthwise_weight, self.pointwise_weight, self.depthwise_bias, self.pointwise_bias
 
+    def _check(self) -> None:
+        weights = [
+            _numbers(name, getattr(self, name), 4).shape for name in ("depthwise_weight", "pointwise_weight")
+        ]
+        biases = [
+            None if getattr(self, name) is None else _numbers(name, getattr(self, name), 1).shape
+            for name in ("depthwise_bias", "pointwise_bias")
+        ]
+        image = _smallest(shape.integer("channels", self.channels), self.depthwise_weight, self.dilation)
+        arguments.separable(
+            image,
+            *(weights[0], weights[1], biases[0], biases[1]),
+            *(self.stride, self.padding, self.dilation),
+            *(self.depthwise_activation, self.activation, None),
+        )
+
     def _pack(self) -> cpu.Separable:
         activations = self.depthwise_activation, self.activation
         return cpu.Separable(*self._weights, self.stride, self.dilation, *activations, self.channels)
@@ -179,6 +210,40 @@ class Inverted(Packed):
         out: Tensor = self.kernel(x, self.padding, residual)
         return out
 
+    def _check(self) -> None:
+        depthwise = self.depthwise
+        if self.padding != depthwise.padding:
+            raise ValueError(
+                f"`padding` must be the depthwise stage's, {depthwise.padding}, got {self.padding}"
+            )
+        if (
+            depthwise.groups != depthwise.weight.shape[0]
+            or depthwise.groups != self.expansion.weight.shape[0]
+        ):
+            raise ValueError("`depthwise` must filter each channel that the expansion gives")
+        for stage in (self.expansion, self.projection):
+            if stage is not None and (tuple(stage.weight.shape[2:]) != (1, 1) or any(stage.padding)):
+                raise ValueError("`expansion` and `projection` must be pointwise")
+
     def _pack(self) -> cpu.Inverted:
         last = None if self.projection is None else self.projection.kernel
         return cpu.Inverted(self.expansion.kernel, self.depthwise.kernel, last)
+
+
+def _numbers(name: str, tensor: Any, dimensions: int) -> Tensor:
+    """What the kernels take addresses of."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if tensor.dtype is not torch.float32 or not dense or tensor.dim() != dimensions:
+        what = f"{tensor.dim()} dimensions of {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"`{name}` must have {dimensions} dimensions of float32 on the CPU, got {what}")
+    return tensor
+
+
+def _smallest(channels: int, weight: Tensor, dilation: Pair) -> tuple[int, int, int, int]:
+    """The smallest image that a kernel fits."""
+    rows, columns = (
+        (k - 1) * d + 1 for k, d in zip(weight.shape[2:], shape.pair("dilation", dilation), strict=True)
+    )
+    return 1, channels, rows, columns

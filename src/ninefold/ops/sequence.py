@@ -179,6 +179,7 @@ class Sequence(nn.Module):
     def plan(self) -> Any:
         """The extension's form, made at the first use: it belongs to one instruction set."""
         if self._plan is None:
+            self._check()
             plan = cpu._kernels.Plan(self.inputs)
             numbers = list(range(self.inputs))
             inside = self._gates_inside()
@@ -191,10 +192,34 @@ class Sequence(nn.Module):
                 if operands and operands[0] in inside:
                     operands[0], gate = inside[operands[0]]
                 by = None if gate is None else numbers[gate]
-                numbers.append(_add(plan, step, [numbers[v] for v in operands], by))
+                try:
+                    numbers.append(_add(plan, step, [numbers[v] for v in operands], by))
+                except TypeError:
+                    taken = f"{step.what!r} of {len(operands)} values and {len(step.options)} options"
+                    raise ValueError(f"`steps` must be steps that there are, got {taken}") from None
             plan.finish([numbers[value] for value in self.values])
             self._plan, self._numbers = plan, numbers[self.inputs :]
         return self._plan
+
+    def _check(self) -> None:
+        """Raise ValueError for steps that are none, or out of order: a saved sequence may be altered."""
+        for value, step in enumerate(self.steps, self.inputs):
+            known = step.what == "layer" if step.layer is not None else step.what in STEPS
+            if not (known or (step.layer is None and step.what in fallback.ACTIVATIONS)):
+                raise ValueError(f"`steps` must be steps that there are, got {step.what!r}")
+            wrong = [v for v in step.operands if type(v) is not int or not 0 <= v < value]
+            if wrong or not step.operands:
+                raise ValueError(f"`steps` must use earlier values, got {step.operands} in step {value}")
+            if step.layer is not None and not (isinstance(step.layer, Packed) and takes(step.layer)):
+                raise ValueError(f"`steps` must have layers that a plan takes, got {step.layer}")
+        last = self.inputs + len(self.steps)
+        for value, dimensions in self.outputs:
+            if type(value) is not int or not self.inputs <= value < last or dimensions not in (2, 4):
+                raise ValueError(
+                    f"`outputs` must be values of steps, of 2 or 4 dimensions, got {self.outputs}"
+                )
+        if self.values != sorted({value for value, _ in self.outputs}):
+            raise ValueError(f"`values` must be those of the outputs, got {self.values}")
 
     def _gates_inside(self) -> dict[int, tuple[int, int]]:
         """Gated images that only a pointwise layer reads, and their image and gate: the layer applies it.
