@@ -8,6 +8,9 @@ nearly all of its results are zero, or when what it may be off by is not small b
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.util
+import json
 import os
 import queue
 import signal
@@ -16,15 +19,18 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from select import select
 
 import record
 from drawn import DIRECTIONS, OPERATORS, draw
 
-_PATIENCE = 300  # seconds for an answer, on a machine that does other things too
+_PATIENCE = 300  # seconds of processor time for an answer, or of none: the machine does other things too
 _TOGETHER = 32  # cases that a child checks at a time
 _NEWS = 5_000  # cases from one line about them to the next
+_PROGRESS = Path(__file__).parents[1] / "build" / "verify"
 _WITHOUT_GRADIENTS = {"inverted"}  # a packed layer: its weights are frozen
 
 
@@ -89,6 +95,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--case", type=int, help="this one alone, of one operator and direction")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     parser.add_argument("--most-failures", type=int, default=20, help="after so many, give up on an operator")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where a run of these kernels was stopped"
+    )
     parser.add_argument("--write", action="store_true", help="each count, when it is full, into results.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -100,8 +109,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _watch(operator: str, direction: str, worker: Worker, options: argparse.Namespace) -> Tally:
     """Have the worker check cases until enough have held."""
-    tally, began, index = Tally(operator, direction), time.monotonic(), 0
     words = operator, direction, options.seed
+    place = _PROGRESS / f"{operator}-{direction}-{options.seed}.json"
+    tally, index = Tally(operator, direction), 0
+    if options.resume:
+        tally, index = _resumed(tally, place)
+    began, before = time.monotonic(), tally.seconds
     while tally.held < options.cases and len(tally.failures) < options.most_failures:
         cases = range(index, index + min(_TOGETHER, options.cases - tally.held))
         for case, answer in zip(cases, _answers(worker, words, cases), strict=True):
@@ -115,10 +128,15 @@ def _watch(operator: str, direction: str, worker: Worker, options: argparse.Name
                 tally.exact += answer.exact
             else:
                 tally.mistrusted += 1
+        tally.seconds = before + time.monotonic() - began
+        if options.resume:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            kept = {"kernels": _kernels(), "index": cases.stop, "tally": asdict(tally)}
+            place.with_suffix(".new").write_text(json.dumps(kept))
+            place.with_suffix(".new").replace(place)
         if cases.stop // _NEWS > index // _NEWS:
             print(f"{operator:10} {direction:16} {tally.held:7,} held so far", file=sys.stderr, flush=True)
         index = cases.stop
-    tally.seconds = time.monotonic() - began
     said = f"{tally.held:7,} held ({tally.exact:,} bit for bit), {tally.mistrusted:,} MISTRUSTED"
     print(
         f"{operator:10} {direction:16} {said}, {tally.runs:,} runs, {len(tally.failures)} failed, "
@@ -130,6 +148,24 @@ def _watch(operator: str, direction: str, worker: Worker, options: argparse.Name
         row |= {"failed": len(tally.failures), "seed": options.seed, "seconds": round(tally.seconds)}
         record.keep("verify", {f"{operator} {direction}": row})
     return tally
+
+
+def _resumed(tally: Tally, place: Path) -> tuple[Tally, int]:
+    """How far a run of these kernels came, and the case that follows."""
+    if not place.exists():
+        return tally, 0
+    kept = json.loads(place.read_text())
+    if kept["kernels"] != _kernels():
+        return tally, 0
+    return Tally(**kept["tally"]), kept["index"]
+
+
+@cache
+def _kernels() -> str:
+    """What the cases run: a digest of the extension."""
+    found = importlib.util.find_spec("ninefold._kernels")
+    assert found is not None and found.origin is not None
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -176,8 +212,12 @@ class Worker:
         assert self.child.stdin is not None and self.child.stdout is not None
         with suppress(BrokenPipeError):
             print(operator, direction, seed, *cases, file=self.child.stdin, flush=True)
-        if not select([self.child.stdout], [], [], _PATIENCE)[0]:
-            return f"no answer in {_PATIENCE} s; {self.stop()}"
+        began = last = _spent(self.child.pid)
+        while not select([self.child.stdout], [], [], _PATIENCE)[0]:
+            now = _spent(self.child.pid)
+            if now == last or now - began > _PATIENCE:
+                return f"no answer in {now - began:.0f} s of processor time; {self.stop()}"
+            last = now
         answers = []
         for _ in cases:
             line = self.child.stdout.readline()
@@ -199,6 +239,13 @@ class Worker:
         status = child.returncode
         ended = signal.Signals(-status).name if status < 0 else f"exit {status}"
         return " ".join([ended, *errors.splitlines()[-1:]])
+
+
+def _spent(process: int) -> float:
+    """Seconds of processor time that a process has had."""
+    with open(f"/proc/{process}/stat") as file:
+        ticks = file.read().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _environment() -> dict[str, str]:

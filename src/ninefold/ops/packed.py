@@ -34,7 +34,10 @@ class Packed(nn.Module):
     def kernel(self) -> Any:
         """The packed form (`ops.cpu`), made at the first use."""
         if self._kernel is None:
-            self._check()
+            try:
+                self._check()
+            except AttributeError as error:  # which a property must not let through
+                raise ValueError(f"a {type(self).__name__} must be as it was made, got {error}") from None
             with cpu.lasting():
                 self._kernel = self._pack()
         return self._kernel
@@ -211,18 +214,13 @@ class Inverted(Packed):
         return out
 
     def _check(self) -> None:
-        depthwise = self.depthwise
+        depthwise, given = self.depthwise, self.expansion.weight.shape[0]
         if self.padding != depthwise.padding:
-            raise ValueError(
-                f"`padding` must be the depthwise stage's, {depthwise.padding}, got {self.padding}"
-            )
-        if (
-            depthwise.groups != depthwise.weight.shape[0]
-            or depthwise.groups != self.expansion.weight.shape[0]
-        ):
-            raise ValueError("`depthwise` must filter each channel that the expansion gives")
+            raise ValueError(f"`padding` must be the depthwise stage's, got {self.padding}")
+        if not depthwise.groups == depthwise.weight.shape[0] == given:
+            raise ValueError(f"`depthwise` must take the channels that the expansion gives, {given}")
         for stage in (self.expansion, self.projection):
-            if stage is not None and (tuple(stage.weight.shape[2:]) != (1, 1) or any(stage.padding)):
+            if stage is not None and not (stage.kernel.flat and not any(stage.padding)):
                 raise ValueError("`expansion` and `projection` must be pointwise")
 
     def _pack(self) -> cpu.Inverted:

@@ -7,7 +7,7 @@ A sequence is a list of steps over numbered values: its inputs come first, then 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,14 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "average": lambda x, kernel, stride, padding, ceil, counted, divisor: functional.avg_pool2d(
         x, kernel, stride, padding, ceil, counted, divisor
     ),
+}
+
+
+# How many values each takes, and how many options.
+_TAKEN: dict[str, tuple[Container[int], int]] = {
+    **{"add": ((2,), 0), "scale": ((2,), 0), "mean": ((1,), 0), "layer_norm": ((1,), 3)},
+    **{"concatenation": (range(1, 2**31), 0), "channels": ((1,), 2), "shuffle": ((1,), 1)},
+    **{"largest": ((1,), 5), "average": ((1,), 6)},
 }
 
 
@@ -194,31 +202,35 @@ class Sequence(nn.Module):
                 by = None if gate is None else numbers[gate]
                 try:
                     numbers.append(_add(plan, step, [numbers[v] for v in operands], by))
-                except TypeError:
-                    taken = f"{step.what!r} of {len(operands)} values and {len(step.options)} options"
-                    raise ValueError(f"`steps` must be steps that there are, got {taken}") from None
+                except (TypeError, AttributeError) as error:
+                    words = str(error).splitlines()[0]
+                    raise ValueError(
+                        f"`steps` must be as they were made, got {step.what!r}: {words}"
+                    ) from None
             plan.finish([numbers[value] for value in self.values])
             self._plan, self._numbers = plan, numbers[self.inputs :]
         return self._plan
 
     def _check(self) -> None:
         """Raise ValueError for steps that are none, or out of order: a saved sequence may be altered."""
+        if type(self.inputs) is not int or self.inputs < 1:
+            raise ValueError(f"`inputs` must be at least 1, got {self.inputs!r}")
         for value, step in enumerate(self.steps, self.inputs):
-            known = step.what == "layer" if step.layer is not None else step.what in STEPS
-            if not (known or (step.layer is None and step.what in fallback.ACTIVATIONS)):
-                raise ValueError(f"`steps` must be steps that there are, got {step.what!r}")
-            wrong = [v for v in step.operands if type(v) is not int or not 0 <= v < value]
-            if wrong or not step.operands:
+            operands, options = _taken(step)
+            if len(step.operands) not in operands or len(step.options) != options:
+                got = f"{len(step.operands)} values and {len(step.options)} options"
+                raise ValueError(f"`steps` must take what {step.what!r} takes, got {got}")
+            if any(isinstance(o, Tensor) and o.dtype is not torch.float32 for o in step.options):
+                raise ValueError(f"`steps` must have options of float32, got others for {step.what!r}")
+            if any(type(v) is not int or not 0 <= v < value for v in step.operands):
                 raise ValueError(f"`steps` must use earlier values, got {step.operands} in step {value}")
-            if step.layer is not None and not (isinstance(step.layer, Packed) and takes(step.layer)):
-                raise ValueError(f"`steps` must have layers that a plan takes, got {step.layer}")
         last = self.inputs + len(self.steps)
         for value, dimensions in self.outputs:
             if type(value) is not int or not self.inputs <= value < last or dimensions not in (2, 4):
                 raise ValueError(
                     f"`outputs` must be values of steps, of 2 or 4 dimensions, got {self.outputs}"
                 )
-        if self.values != sorted({value for value, _ in self.outputs}):
+        if not self.outputs or self.values != sorted({value for value, _ in self.outputs}):
             raise ValueError(f"`values` must be those of the outputs, got {self.values}")
 
     def _gates_inside(self) -> dict[int, tuple[int, int]]:
@@ -242,6 +254,20 @@ class Sequence(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plan": None, "_shapes": {}}
+
+
+def _taken(step: Step) -> tuple[Container[int], int]:
+    """How many values a step may take, and how many options."""
+    if step.layer is not None:
+        # The kernel first: it is made here or says what is wrong with the layer.
+        known = step.what == "layer" and isinstance(step.layer, Packed) and step.layer.kernel is not None
+        if known and takes(step.layer):
+            return (1, 2), 0
+    elif step.what in _TAKEN:
+        return _TAKEN[step.what]
+    elif step.what in fallback.ACTIVATIONS and step.what:
+        return (1,), 0
+    raise ValueError(f"`steps` must be steps that there are, got {step.what!r}")
 
 
 def takes(layer: Packed) -> bool:
