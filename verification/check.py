@@ -69,10 +69,14 @@ class _Work:
             if self.complaint:
                 return
             times = 2 if k == self.case.index % len(sets) else 1
-            with cpu.forced(isa), memory.guarded():
-                got = [operators.results(self.case, self.tensors, self.grad) for _ in range(times)]
+            complaint = ""
+            try:
+                with cpu.forced(isa), memory.guarded():
+                    got = [operators.results(self.case, self.tensors, self.grad) for _ in range(times)]
+            except Exception as error:
+                complaint = " ".join(f"{type(error).__name__}: {error},".split())
             self.runs += times
-            complaint = _compare(self.case, got[0], got[-1], self.wanted)
+            complaint = complaint or _compare(self.case, got[0], got[-1], self.wanted)
             if complaint:
                 self.complaint = f"{complaint} on {isa}, {threads} thread{'s' * (threads > 1)}"
 

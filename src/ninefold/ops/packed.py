@@ -217,7 +217,7 @@ class Inverted(Packed):
         depthwise, given = self.depthwise, self.expansion.weight.shape[0]
         if self.padding != depthwise.padding:
             raise ValueError(f"`padding` must be the depthwise stage's, got {self.padding}")
-        if not depthwise.groups == depthwise.weight.shape[0] == given:
+        if depthwise.groups != given or depthwise.weight.shape[1] != 1:
             raise ValueError(f"`depthwise` must take the channels that the expansion gives, {given}")
         for stage in (self.expansion, self.projection):
             if stage is not None and not (stage.kernel.flat and not any(stage.padding)):
