@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize denormals soak networks lint format bench bench-convert curve reports peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize denormals soak networks fuzz lint format bench bench-convert curve reports peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -45,6 +45,10 @@ denormals: $(STAMPS)/package  ## What numbers below 2⁻¹²⁶ cost a call: no 
 
 networks: $(STAMPS)/package  ## Thirty networks against PyTorch, in inference and in one training step
 	@$(BIN)/python verification/networks.py $(ARGS)
+
+fuzz: $(STAMPS)/package  ## Ten minutes of bytes that nobody wrote, into every loader, and saved plans altered
+	@$(BIN)/python verification/fuzz.py $(ARGS)
+	@$(BIN)/python verification/altered.py
 
 soak: $(STAMPS)/package  ## Ten minutes of mixed calls from several threads, with flat memory
 	@$(BIN)/python verification/soak.py $(ARGS)

@@ -75,3 +75,23 @@ def test_what_is_damaged_or_not_there_is_refused(mnist: Path) -> None:
     labels.write_bytes(idx(torch.zeros(2, dtype=torch.uint8)))
     with pytest.raises(ValueError, match="`data` must hold as many labels as images, got 3 and 2 in"):
         datasets.load(mnist, GREY)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_an_idx_file_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(
+    mnist: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = bytes([0, 0, 8, 3]) + b"\xff\xff\xff\xff" * 3
+    (mnist / "train-images-idx3-ubyte.gz").unlink()
+    name = "train-images-idx3-ubyte" + ".gz" * packed
+    for content in (head, head + bytes(100), idx(PIXELS) + b"x", idx(PIXELS)[:-1], head[:7], b""):
+        (mnist / name).write_bytes(gzip.compress(content) if packed else content)
+        with pytest.raises(ValueError, match=r"`data` must hold idx files of bytes, got .*not one or is cut"):
+            datasets.load(mnist, GREY)
+    if packed:
+        for content in (gzip.compress(idx(PIXELS))[:-9], b"\x1f\x8b" + bytes(40), b"nothing"):
+            (mnist / name).write_bytes(content)
+            with pytest.raises(
+                ValueError, match=r"`data` must hold (files that can be read|idx files of bytes)"
+            ):
+                datasets.load(mnist, GREY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,3 +104,50 @@ def test_a_broken_folder_is_refused(saved: tuple[Conversion, Path], tmp_path: Pa
         ValueError, match=r"`folder` must hold a conversion that `save` wrote, got .*KeyError"
     ):
         load_converted(folder, network())
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (lambda layer: layer.update(terms=10**6), "'3' in 1000000 terms has more weights than it"),
+        (lambda layer: layer.update(terms=10**30), f"ValueError: 1{'0' * 30} terms, 'depthwise' first"),
+        (lambda layer: layer.update(terms=-1), "-1 terms"),
+        (lambda layer: layer.update(terms=True), "True terms"),
+        (lambda layer: layer.update(terms=1), "has shape"),
+        (lambda layer: layer.update(first="sideways"), "'sideways' first"),
+        (lambda layer: layer.update(name=""), "'' is no Conv2d"),
+        (lambda layer: layer.update(name="1"), "'1' is no Conv2d, but BatchNorm2d"),
+        (lambda layer: layer.update(name="0"), "(no|has) (layer|weights|shape)"),
+        (lambda layer: layer.pop("bias"), "KeyError: 'bias'"),
+    ],
+)
+def test_an_altered_description_is_refused(saved: tuple[Conversion, Path], alter: Any, words: str) -> None:
+    file = saved[1] / "conversion.json"
+    written = json.loads(file.read_text())
+    alter(next(layer for layer in written["layers"] if layer["name"] == "3"))
+    file.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=words):
+        load_converted(saved[1], network())
+
+
+def test_a_layer_that_stands_twice_or_nothing_but_brackets_is_refused(saved: tuple[Conversion, Path]) -> None:
+    file = saved[1] / "conversion.json"
+    written = json.loads(file.read_text())
+    for text in (json.dumps({**written, "layers": written["layers"] * 2}), "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="`folder` must hold a conversion that `save` wrote"):
+            load_converted(saved[1], network())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_weights_of_another_kind_of_numbers_are_refused(
+    saved: tuple[Conversion, Path], dtype: torch.dtype
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = saved[1] / "weights.safetensors"
+    weights = load_file(file)
+    weights["0.weight"] = weights["0.weight"].to(dtype)
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"its 0\.weight is torch\.float32, the conversion's torch\."):
+        load_converted(saved[1], network())

@@ -273,3 +273,96 @@ def test_weights_that_are_no_such_file_are_refused(tmp_path, source):
         models.load(source, tmp_path / "gone.pth")
     with pytest.raises(ValueError, match="`weights` must go with a network made by code"):
         models.load(str(exported(tmp_path)), tmp_path / "gone.pth")
+
+
+def test_numbers_that_are_declared_and_not_there_are_refused_before_memory_is_taken(tmp_path):
+    file = tmp_path / "net.onnx"
+    for alter, words in (
+        (
+            lambda p: p.graph.initializer[0].dims.__setitem__(0, 2**40),
+            r"whose 'd' of shape \(1099511627776, 1",
+        ),
+        (
+            lambda p: p.graph.initializer[0].dims.__setitem__(0, -3),
+            r"hold the numbers that it declares.*\(-3, 1",
+        ),
+        (lambda p: p.graph.initializer[0].ClearField("raw_data"), "has 0 at most"),
+        (lambda p: _wanted(p, 2**20, 2**20), r"inputs of at most 268,435,456 numbers.*1048576, 1048576\)"),
+        (lambda p: _wanted(p, -1, 4), "inputs of at most 268,435,456 numbers"),
+    ):
+        proto = network()
+        alter(proto)
+        file.write_bytes(proto.SerializeToString())
+        with pytest.raises(ValueError, match=words):
+            models.load(str(file))
+    (tmp_path / "weights.bin").write_bytes(bytes(8))
+    file.write_bytes(network(location="weights.bin").SerializeToString())
+    with pytest.raises(ValueError, match=r"whose 'd' of shape \(3, 1, 3, 3\) has 16 at most"):
+        models.load(str(file))
+
+
+def _wanted(proto, height, width):
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    sizes[2].dim_value, sizes[3].dim_value = height, width
+
+
+def test_every_place_of_external_data_is_looked_at(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(108))
+    (folder / "weights.bin").write_bytes(bytes(108))
+    twice = network(location="weights.bin")
+    entry = twice.graph.initializer[0].external_data.add()
+    entry.key, entry.value = "location", "../secret.bin"  # the last one is read
+    inside = network()
+    tensor = network(location="../secret.bin").graph.initializer[0]
+    inside.functions.add(name="f", domain="d").node.append(
+        helper.make_node("Constant", [], ["c"], value=tensor)
+    )
+    for proto in (twice, inside):
+        (folder / "net.onnx").write_bytes(proto.SerializeToString())
+        with pytest.raises(ValueError, match="in its own folder"):
+            models.load(str(folder / "net.onnx"))
+
+
+def test_archives_that_unpack_to_more_are_refused(tmp_path, source):
+    plain = exported(tmp_path)
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), tmp_path / "weights.pth")
+    for file in (plain, tmp_path / "weights.pth"):
+        out = file.with_name(f"packed{file.suffix}")
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+            root = old.namelist()[0].split("/")[0]
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+            new.writestr(f"{root}/extra/zeros", bytes(10**7))
+        argument = "model" if file is plain else "weights"
+        with pytest.raises(
+            ValueError, match=rf"`{argument}` must .*it unpacks to 10,\d+,\d+ bytes, and holds"
+        ):
+            models.load(*((str(out),) if file is plain else (source, out)))
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path, source):
+    file = tmp_path / "weights.pth"
+    torch.save({"weight": torch.zeros(1000)}, file)
+    with zipfile.ZipFile(file) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(file, "w") as new:
+        for name, content in members.items():
+            # In the pickle the shape (1000,) is M, two bytes, a tuple of one.
+            larger = (
+                content.replace(b"M\xe8\x03\x85", b"J\xff\xff\xff\x7f\x85")
+                if name.endswith("pkl")
+                else content
+            )
+            new.writestr(name, larger)
+    with pytest.raises(ValueError, match=r"its tensors need 8,589,934,\d+ bytes, and it has \d,\d+"):
+        models.load(source, file)
+
+
+def test_weights_of_another_kind_of_numbers_are_refused(tmp_path, source):
+    torch.save(
+        {"weight": torch.zeros(4, 3, 3, 3, dtype=torch.complex64), "bias": torch.zeros(4)}, tmp_path / "c.pth"
+    )
+    with pytest.raises(ValueError, match="`weights` must fit the network, got 'weight' of complex64 numbers"):
+        models.load(source, tmp_path / "c.pth")

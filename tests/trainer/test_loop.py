@@ -155,3 +155,50 @@ def test_the_learning_rate_rises_and_falls():
     rates = [learning_rate(settings, step, 10) for step in range(40)]
     assert rates[0] == 0.1 and rates[9] == 1.0 and rates[25] == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (lambda kept: kept.pop("optimiser"), "must hold a checkpoint of ninefold train"),
+        (lambda kept: kept.update(step=-1), "must hold a checkpoint of ninefold train"),
+        (lambda kept: kept.update(step="1"), "must hold a checkpoint of ninefold train"),
+        (lambda kept: kept.update(model={"x": 1}), "whose weights are others"),
+        (lambda kept: kept["model"].popitem(), "whose weights are others"),
+        (lambda kept: kept["optimiser"].pop("state"), "whose optimiser is another"),
+        (lambda kept: kept["optimiser"]["param_groups"].pop(), "whose optimiser is another"),
+        (
+            lambda kept: kept["optimiser"]["param_groups"][0].update(momentum="x"),
+            "whose optimiser is another",
+        ),
+        (
+            lambda kept: kept["optimiser"]["state"][0].update(momentum_buffer=torch.zeros(1, 2)),
+            "whose optimiser is another",
+        ),
+    ],
+)
+def test_an_altered_checkpoint_is_refused(digits, network, tmp_path, alter, words):
+    data, output = open_folder(digits, SMALL), tmp_path / "run"
+    train(network(), data, output, Settings(epochs=1, batch=8))
+    kept = keeping.load(output / "checkpoint.pt")
+    alter(kept)
+    torch.save(kept, output / "checkpoint.pt")
+    with pytest.raises(ValueError, match=words):
+        train(network(), data, output, Settings(epochs=1, batch=8), resume=True)
+
+
+def test_lines_of_metrics_that_are_none_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        b'{"step": 1}',
+        b"[1, 2]",
+        b"3",
+        b'{"epoch": 1}',
+        b'{"step": "x"}',
+        b"\xff\xfe",
+        b"[" * 10**5,
+        b'{"step": 9}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    keeping.Metrics(path, step=3).tell(step=4)
+    assert path.read_text().splitlines() == ['{"step": 1}', '{"step": 4}']

@@ -148,6 +148,23 @@ def test_activations(activation):
     held(torch.randn(2, 9, 11, 10), layers, tolerance=5e-6)
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hardswish", "hardsigmoid"])
+def test_gradients_at_the_kinks_are_pytorchs(activation):
+    from ninefold.ops import fallback
+
+    kinks = torch.tensor([-3.0, 0.0, 3.0, 6.0]).repeat(4)[None, :, None, None]
+    rows = [(torch.eye(16)[:, :, None, None], None, None, None, None, None)]
+    stage = Stage("pointwise", *POINT, None, activation)
+    for special in (kinks, torch.full_like(kinks, torch.nan)):
+        x = special.clone().requires_grad_()
+        out, _ = chain.run(x, [stage], rows)
+        (ours,) = torch.autograd.grad(out.sum(), x)
+        (theirs,) = torch.autograd.grad(fallback.ACTIVATIONS[activation](x).sum(), x)
+        if special is kinks:
+            torch.testing.assert_close(ours, theirs)
+        assert not (ours == 0)[theirs.isnan()].any()
+
+
 def test_a_stem_and_a_first_block():
     layers = [standard(3, 16), depthwise(16, 3), pointwise(16, 8, None)]
     held(torch.randn(2, 3, 18, 18), layers)
