@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner
@@ -57,9 +59,11 @@ def test_without_torch_it_works(extension: bool) -> None:
     assert bool(found["limits"]) == found["extension"] and (extension or not found["extension"])
 
 
-def test_an_instruction_set_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, lacks: Callable[[str], NoReturn]
+) -> None:
     if measure.extension() is None:
-        pytest.skip("this machine runs without the compiled kernels")
+        lacks("compiled kernels")
     monkeypatch.setenv("NINEFOLD_ISA", "mmx")
     result = CliRunner().invoke(command, ["--threads", "1"])
     assert isinstance(result.exception, ValueError)

