@@ -13,7 +13,7 @@ CPP := $(wildcard kernels/runtime/*.cpp kernels/runtime/*.h verification/sanitiz
 BUILT_FROM := CMakeLists.txt pyproject.toml $(shell find kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cmake')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv develop demo demo-convert test verify sanitize denormals soak networks fuzz lint format bench bench-convert curve reports peers docs wheel clean
+.PHONY: help venv develop demo demo-convert test verify sanitize denormals soak networks fuzz suites lint format bench bench-convert curve reports peers docs wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -52,6 +52,9 @@ fuzz: $(STAMPS)/package  ## Ten minutes of bytes that nobody wrote, into every l
 
 soak: $(STAMPS)/package  ## Ten minutes of mixed calls from several threads, with flat memory
 	@$(BIN)/python verification/soak.py $(ARGS)
+
+suites: $(STAMPS)/package  ## Other people's suites, faults and hostile files, counted
+	@$(BIN)/python verification/suites.py $(ARGS)
 
 lint: $(STAMPS)/environment  ## ruff, mypy and clang-format
 	@$(BIN)/ruff check --quiet .

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"inference", "ops", "cost", "shape"},
     "limits": set(),
     "trainer": {"training", "photos", "limits"},
-    "conversion": {"census", "inference", "trainer", "measure", "shape"},
+    "conversion": {"census", "inference", "limits", "trainer", "measure", "shape"},
     "operators": {"cost", "shape"},
     "census": {"operators", "cost", "shape"},
     "machine": set(),

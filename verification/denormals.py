@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+import record
 from ninefold import measure, ops
 
 _MOST = 2.0
@@ -26,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make denormals", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="what was counted into results.json")
     options = parser.parse_args()
     slow = 0
     with measure.torch_threads(options.threads):
@@ -40,6 +42,9 @@ def main() -> int:
                 words = ", ".join(f"{kind} {ratio:.2f}×" for kind, ratio in ratios.items())
                 print(f"{name:14} {what:14} {timed['ordinary'].median * 1e3:7.3f} ms; {words}", flush=True)
     print(f"{slow} calls became more than {_MOST:.0f} times as slow")
+    if options.write:
+        counted = {"calls timed": len(OPERATORS) * 2 * (len(_kinds()) - 1), "threads": options.threads}
+        record.keep("commands", {"make denormals": {"counted": counted, "failed": slow}})
     return 1 if slow else 0
 
 

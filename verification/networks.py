@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import ninefold
+import record
 
 NETWORKS = (
     *("mobilenetv1_100", "mobilenetv1_125", "mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_100"),
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--network", action="append", help="this one; may be given again")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--inference-only", action="store_true")
+    parser.add_argument("--write", action="store_true", help="what was counted into results.json")
     options = parser.parse_args()
     import timm
 
@@ -75,6 +77,9 @@ def main() -> int:
                 flush=True,
             )
     print(f"{len(names)} networks, {compared} comparisons, {failed} failed")
+    if options.write:
+        counted = {"networks": len(names), "comparisons": compared}
+        record.keep("commands", {"make networks": {"counted": counted, "failed": failed}})
     return 1 if failed else 0
 
 

@@ -80,7 +80,7 @@ def _verify(rows: dict[str, Row]) -> str:
             "",
             "Each case runs on every instruction set of the machine, on 1, 2 and 5 threads, and on one of",
             "them twice; operands end at a guard page. A MISTRUSTED case says too little: another takes its",
-            "place.",
+            "place. The aim is 20,000 of each; a row with fewer says how far its run has come.",
             f"On: {'; '.join(sorted({row['on'] for _, row in ordered}))}.",
             "",
             "| operator | direction | held | bit for bit | MISTRUSTED | runs | failed | seed | when |",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import ninefold
+import record
 
 _GROWTH = 48  # MB that memory may differ by at the end of its warm-up and at its end
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="what was counted into results.json")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     models = [_model(channels) for channels in (8, 17, 32)]
@@ -65,7 +67,12 @@ def main() -> int:
     warm, end = max(measured[: len(measured) // 4 + 1]), min(measured[-3:])
     grown = end - warm
     print(f"{sum(calls):,} calls, {sum(wrong)} wrong; memory changed by {grown:+.1f} MB after warming up")
-    return 1 if sum(wrong) or grown > _GROWTH else 0
+    failed = sum(wrong) + (grown > _GROWTH)
+    if options.write:
+        counted = {"calls": sum(calls), "threads": options.threads, "seconds": round(options.seconds)}
+        counted["MB of growth after warming up"] = round(grown, 1)
+        record.keep("commands", {"make soak": {"counted": counted, "failed": failed}})
+    return 1 if failed else 0
 
 
 def _model(channels: int) -> nn.Sequential:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,13 +26,36 @@ def load_tensors(path: Path) -> Any:
     """
     if zipfile.is_zipfile(path):
         check_archive(path)
+        return _load(path, path)
+    # The format before PyTorch 1.6: what it declares is asked for at once.
+    with _Bounded(io.FileIO(path)) as file:
+        return _load(file, path)
+
+
+def _load(file: Path | _Bounded, path: Path) -> Any:
     # On "meta" there are sizes and no memory, and a storage grows to what its tensors declare.
-    declared = torch.load(path, map_location="meta", weights_only=True)
+    declared = torch.load(file, map_location="meta", weights_only=True)
     storages = {storage._cdata: storage.nbytes() for storage in _storages(declared, _DEPTH)}
     needed, there = sum(storages.values()), path.stat().st_size
     if needed > there:
         raise ValueError(f"its tensors need {needed:,} bytes, and it has {there:,}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(file, _Bounded):
+        file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than there is: Python takes the memory before it reads."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        there = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(there if size is None or size < 0 else min(size, max(there, 0)))
+
+
+def shown(text: Any) -> str:
+    """What a file says, quoted and on one line, cut where it is long."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= 100 else f"{quoted[:97]}..."
 
 
 def check_archive(file: Path | IO[bytes]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -366,3 +368,38 @@ def test_weights_of_another_kind_of_numbers_are_refused(tmp_path, source):
     )
     with pytest.raises(ValueError, match="`weights` must fit the network, got 'weight' of complex64 numbers"):
         models.load(source, tmp_path / "c.pth")
+
+
+def test_a_string_longer_than_its_file_is_refused_before_memory_is_taken(tmp_path, source):
+    # An old file, whose pickle begins with a string (X) of 2³² - 1 bytes: MemoryError under this limit.
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02X\xff\xff\xff\xffabc.")
+    with limited(2**30), pytest.raises(ValueError, match="`weights` must be a file of tensors") as caught:
+        models.load(source, tmp_path / "weights.pth")
+    assert "MemoryError" not in str(caught.value)
+    state = nn.Conv2d(3, 4, 3).state_dict()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    found = models.load(source, tmp_path / "old.pth").model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+@contextmanager
+def limited(room):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_words_of_a_file_are_cut_where_they_are_long(tmp_path):
+    file = rewritten(exported(tmp_path), {"x" * 5000: b""})
+    with pytest.raises(ValueError, match=r"with 'net/xxx.*xxx\.\.\., which is not read") as caught:
+        models.load(str(file))
+    assert len(str(caught.value)) < 500
+    proto = network(location="../" + "y" * 5000)
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"points to '\.\./yyy") as caught:
+        models.load(str(tmp_path / "net.onnx"))
+    assert len(str(caught.value)) < 500

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ninefold.conversion.factors import ORDERS
 from ninefold.conversion.layers import Choice, put, separable
+from ninefold.limits import shown
 
 if TYPE_CHECKING:
     from ninefold.conversion.result import Conversion
@@ -71,12 +72,14 @@ def load_converted(folder: str | Path, model: nn.Module) -> nn.Module:
         try:
             convolution = made.get_submodule(name) if name else None
         except AttributeError:
-            raise ValueError(_other(folder, f"it has no layer {name!r}")) from None
+            raise ValueError(_other(folder, f"it has no layer {shown(name)}")) from None
         if not isinstance(convolution, nn.Conv2d):
-            raise ValueError(_other(folder, f"{name!r} is no Conv2d, but {type(convolution).__name__}"))
+            raise ValueError(_other(folder, f"{shown(name)} is no Conv2d, but {type(convolution).__name__}"))
         # Before memory is taken for them: the weights of so many terms are in the file.
         if _weights(convolution, choice) > sum(tensor.numel() for tensor in weights.values()):
-            raise ValueError(_other(folder, f"{name!r} in {choice.terms} terms has more weights than it"))
+            raise ValueError(
+                _other(folder, f"{shown(name)} in {choice.terms} terms has more weights than it")
+            )
         put(made, name, separable(convolution, choice, bias=bias))
     _load(made, weights, folder)
     return made
@@ -98,7 +101,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, Choice, bool]], Mapping[str, Te
     try:
         written: Any = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if written["format"] != _FORMAT:
-            raise ValueError(f"it has format {written['format']}, not {_FORMAT}")
+            raise ValueError(f"it has format {shown(written['format'])}, not {_FORMAT}")
         described = [
             (str(layer["name"]), _choice(layer), bool(layer["bias"]))
             for layer in written["layers"]
@@ -116,7 +119,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, Choice, bool]], Mapping[str, Te
 def _choice(layer: Mapping[str, Any]) -> Choice:
     terms, first = layer["terms"], layer["first"]
     if first not in ORDERS or type(terms) is not int or not 1 <= terms < 2**31:
-        raise ValueError(f"{terms!r} terms, {first!r} first")
+        raise ValueError(f"{shown(terms)} terms, {shown(first)} first")
     return Choice(layer["first"], layer["terms"])
 
 
@@ -124,7 +127,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
     wanted = model.state_dict()
     for name, value in weights.items():
         if name not in wanted:
-            raise ValueError(_other(folder, f"it has no weights {name!r}"))
+            raise ValueError(_other(folder, f"it has no weights {shown(name)}"))
         if wanted[name].shape != value.shape:
             here, there = tuple(wanted[name].shape), tuple(value.shape)
             raise ValueError(_other(folder, f"its {name} has shape {here}, the conversion's {there}"))
@@ -136,7 +139,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
         name for name, value in wanted.items() if name not in weights and value.data_ptr() not in addresses
     ]
     if missing:
-        raise ValueError(_other(folder, f"the conversion has no weights {missing[0]!r}"))
+        raise ValueError(_other(folder, f"the conversion has no weights {shown(missing[0])}"))
     model.load_state_dict(dict(weights), strict=False)
 
 

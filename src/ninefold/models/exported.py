@@ -50,7 +50,8 @@ def load(path: Path) -> Network:
     inputs, named = program.example_inputs or ((), {})
     if named:
         raise ValueError(
-            f"`model` must take positional inputs, got {str(path)!r}, which wants {sorted(named)}"
+            f"`model` must take positional inputs, got {str(path)!r}, which wants "
+            f"{limits.shown(sorted(named))}"
         )
     shapes = [tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)]
     size = shapes[0][2:] if shapes and len(shapes[0]) == 4 else (224, 224)
@@ -71,8 +72,8 @@ def _check_members(path: Path) -> None:
     strange = [name for name in names if not _KNOWN.fullmatch(name) or ".." in name.split("/")]
     if strange:
         raise ValueError(
-            f"`model` must hold a program and tensors alone, got {str(path)!r} with {strange[0]!r}, which is "
-            "not read from a file"
+            f"`model` must hold a program and tensors alone, got {str(path)!r} with "
+            f"{limits.shown(strange[0])}, which is not read from a file"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ninefold.limits import shown
 from ninefold.photos import Preparation
 
 from .network import Network, check_file, in_words, random_numbers
@@ -133,8 +134,8 @@ def _check_tensor(tensor: Any, path: Path) -> None:
     shape = tuple(tensor.dims)
     if any(size < 0 for size in shape) or math.prod(shape) > max(there, not shape):
         raise ValueError(
-            f"`model` must hold the numbers that it declares, got {str(path)!r}, whose {tensor.name!r} of "
-            f"shape {_shown(shape)} has {there:,} at most"
+            f"`model` must hold the numbers that it declares, got {str(path)!r}, whose {shown(tensor.name)} "
+            f"of shape {_shown(shape)} has {there:,} at most"
         )
 
 
@@ -144,7 +145,7 @@ def _check_size(given: Any, path: Path) -> None:
     if any(size < 0 for size in shape) or math.prod(max(size, 1) for size in shape) > _LARGEST:
         raise ValueError(
             f"`model` must take inputs of at most {_LARGEST:,} numbers, got {str(path)!r}, whose "
-            f"{given.name!r} has shape {_shown(shape)}"
+            f"{shown(given.name)} has shape {_shown(shape)}"
         )
 
 
@@ -158,20 +159,24 @@ def _check_place(location: str, path: Path) -> int:
     A hard link shows no other folder, so that a file with several names may be anybody's. Returns its bytes.
     """
     if "\0" in location:
-        raise ValueError(f"`model` must have external data in a file, got {str(path)!r} with {location!r}")
+        raise ValueError(
+            f"`model` must have external data in a file, got {str(path)!r} with {shown(location)}"
+        )
     folder = path.parent.resolve()
     place = (folder / location).resolve()
     if Path(location).is_absolute() or not place.is_relative_to(folder):
         raise ValueError(
             f"`model` must keep its external data in its own folder, got {str(path)!r}, which points to "
-            f"{location!r}"
+            f"{shown(location)}"
         )
     if not place.is_file():
-        raise FileNotFoundError(f"`model` must have its external data beside it, got no {location!r}")
+        raise FileNotFoundError(f"`model` must have its external data beside it, got no {shown(location)}")
     found = place.stat()
     if found.st_nlink > 1:
         links = found.st_nlink
-        raise ValueError(f"`model` must have external data of one name, got {location!r} with {links} links")
+        raise ValueError(
+            f"`model` must have external data of one name, got {shown(location)} with {links} links"
+        )
     return found.st_size
 
 

@@ -31,11 +31,13 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     for name, tensor in found.items():
         if tensor.is_complex() != wanted[name].is_complex() or tensor.layout is not torch.strided:
             kind = f"{str(tensor.dtype).removeprefix('torch.')} numbers"
-            raise ValueError(f"`weights` must fit the network, got {name!r} of {kind} in {str(path)!r}")
+            raise ValueError(
+                f"`weights` must fit the network, got {limits.shown(name)} of {kind} in {str(path)!r}"
+            )
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)} where {tuple(wanted[name].shape)} is wanted"
             raise ValueError(
-                f"`weights` must fit the network, got {name!r} of shape {shapes} in {str(path)!r}"
+                f"`weights` must fit the network, got {limits.shown(name)} of shape {shapes} in {str(path)!r}"
             )
     model.load_state_dict(found)
 
@@ -71,7 +73,7 @@ def _check_names(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path
         ("has besides", [name for name in found if name not in wanted]),
     ):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            first, more = limits.shown(names[0]), f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(
-                f"`weights` must be this network's, got {str(path)!r}, which {what} {names[0]!r}{more}"
+                f"`weights` must be this network's, got {str(path)!r}, which {what} {first}{more}"
             )
