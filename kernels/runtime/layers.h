@@ -171,7 +171,6 @@ public:
     // out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, float* out, int threads) const;
 
-    int64_t in_channels() const { return in_channels_; }
     int64_t out_channels() const { return out_channels_; }
     const Window& window() const { return window_; }
 
@@ -208,7 +207,6 @@ public:
     // residual (or null) and out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
 
-    int64_t in_channels() const { return depthwise_.in_channels(); }
     int64_t out_channels() const { return pointwise_.out_channels(); }
     const Window& window() const { return depthwise_.window(); }
 
@@ -227,7 +225,6 @@ public:
     // residual (or null) and out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
 
-    int64_t in_channels() const { return expansion_.in_channels(); }
     int64_t out_channels() const {
         return projection_ ? projection_->out_channels() : depthwise_.out_channels();
     }

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
-#include <string>
 
 #include "buffer.h"
 #include "errors.h"
@@ -24,12 +23,8 @@ void by_pixels(const Shape& shape, int threads, Body&& body) {
     });
 }
 
-// What a plan that somebody altered may have wrong: sizes that do not fit together.
-void takes(int64_t channels, const Shape& x) {
-    if (x.channels != channels)
-        throw std::invalid_argument("a layer of " + std::to_string(channels) +
-                                    " channels cannot take an image of " + std::to_string(x.channels));
-}
+// What a plan that somebody altered may have wrong; that layers take their images' channels is Python's to
+// see.
 void adds(const Shape& residual, const Shape& out) {
     if (!(residual == out))
         throw std::invalid_argument("a residual must have the shape of what it is added to");
@@ -45,7 +40,6 @@ public:
     Windowed(const Layer& layer, Padding padding) : layer_(layer), padding_(padding) {}
     Shape shape(const std::vector<Shape>& x) const override {
         const Window& window = layer_.window();
-        takes(layer_.in_channels(), x[0]);
         window.check(x[0].height, x[0].width, std::max(x[0].channels, layer_.out_channels()), padding_);
         const Shape out{x[0].batch, window.output_height(x[0].height, padding_),
                         window.output_width(x[0].width, padding_), layer_.out_channels()};
@@ -74,7 +68,6 @@ class PointwiseStep : public Operation {
 public:
     PointwiseStep(const Pointwise& layer, bool gated) : layer_(layer), gated_(gated) {}
     Shape shape(const std::vector<Shape>& x) const override {
-        takes(layer_.in_channels(), x[0]);
         const Shape out{x[0].batch, x[0].height, x[0].width, layer_.out_channels()};
         if (gated_) gates(x.back(), x[0]);
         if (x.size() > (gated_ ? 2 : 1)) adds(x[1], out);

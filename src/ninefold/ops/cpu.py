@@ -105,7 +105,6 @@ class Convolution:
         channels: int,
     ) -> None:
         self.out_channels, _, kh, kw = weight.shape
-        self.channels = channels
         self.kernel_size, self.stride, self.dilation = (kh, kw), stride, dilation
         window = _kernels.Window(kh, kw, *stride, *dilation)
         name = activation or ""
@@ -124,7 +123,6 @@ class Convolution:
         """Convolve x (batch, C, H, W); the result is channels-last."""
         x = laid_out(x, torch.channels_last)
         n, c, h, w = x.shape
-        _check(self, x, padding, residual)
         if self.flat and padding == (0, 0, 0, 0):
             out = _empty(n, self.out_channels, h, w)
             if residual is not None:
@@ -156,7 +154,6 @@ class Separable:
         channels: int,
     ) -> None:
         hidden, _, kh, kw = depthwise_weight.shape
-        self.channels = channels
         self.out_channels = pointwise_weight.shape[0]
         self.kernel_size, self.stride, self.dilation = (kh, kw), stride, dilation
         window = _kernels.Window(kh, kw, *stride, *dilation)
@@ -184,7 +181,6 @@ class Inverted:
     def __init__(
         self, expansion: Convolution, depthwise: Convolution, projection: Convolution | None
     ) -> None:
-        self.channels = expansion.channels
         self.out_channels = (projection or depthwise).out_channels
         self.kernel_size, self.stride, self.dilation = (
             depthwise.kernel_size,
@@ -203,7 +199,6 @@ class Inverted:
 def _fused(layer: Separable | Inverted, x: Tensor, padding: Sides, residual: Tensor | None) -> Tensor:
     x = laid_out(x, torch.channels_last)
     n, c, h, w = x.shape
-    _check(layer, x, padding, residual)
     out = _empty(n, layer.out_channels, *_output_size(layer, h, w, padding))
     if residual is not None:
         residual = laid_out(residual, torch.channels_last)
@@ -211,20 +206,6 @@ def _fused(layer: Separable | Inverted, x: Tensor, padding: Sides, residual: Ten
     sides = _kernels.Padding(*padding)
     layer.kernel.run(x.data_ptr(), n, h, w, c, sides, added, out.data_ptr(), torch.get_num_threads())
     return out if residual is None or layer.adds else out.add_(residual)
-
-
-def _check(
-    layer: Convolution | Separable | Inverted, x: Tensor, padding: Sides, residual: Tensor | None
-) -> None:
-    """What callers of packed layers may have wrong: the layers outlive the shapes that were checked."""
-    n, c, h, w = x.shape
-    if c != layer.channels:
-        raise ValueError(f"`x` must have {layer.channels} channels, got {c}")
-    if residual is not None:
-        wanted = (n, layer.out_channels, *_output_size(layer, h, w, padding))
-        if residual.shape != wanted or residual.dtype is not torch.float32:
-            shown = tuple(residual.shape), residual.dtype
-            raise ValueError(f"`residual` must be float32 of shape {wanted}, got {shown[0]} of {shown[1]}")
 
 
 def conv2d(

@@ -46,6 +46,26 @@ class Packed(nn.Module):
         """Raise ValueError or TypeError for what does not fit together: a saved layer may be altered."""
         raise NotImplementedError
 
+    @property
+    def in_channels(self) -> int:
+        """Of the images that it takes."""
+        raise NotImplementedError
+
+    def _run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Call the kernel, which believes what it is told: weights outlive what they were checked with."""
+        kernel, (n, channels, height, width) = self.kernel, x.shape
+        if channels != self.in_channels:
+            raise ValueError(f"`x` must have {self.in_channels} channels, got {channels}")
+        if residual is not None:
+            size = cpu._output_size(kernel, height, width, self.padding)
+            if residual.dtype is not torch.float32 or residual.shape != (n, kernel.out_channels, *size):
+                wanted, got = (n, kernel.out_channels, *size), tuple(residual.shape)
+                raise ValueError(
+                    f"`residual` must be float32 of shape {wanted}, got {residual.dtype} of {got}"
+                )
+        out: Tensor = kernel(x, self.padding, residual)
+        return out
+
     def _pack(self) -> Any:
         raise NotImplementedError
 
@@ -84,8 +104,7 @@ class Conv2d(Packed):
             geometry = self.stride, self.padding, self.dilation, self.groups
             plain = fallback.conv2d(x, self.weight, self.bias, *geometry, self.activation)
             return plain if residual is None else plain + residual
-        out: Tensor = self.kernel(x, self.padding, residual)
-        return out
+        return self._run(x, residual)
 
     def _check(self) -> None:
         weight = _numbers("weight", self.weight, 4)
@@ -107,11 +126,14 @@ class Conv2d(Packed):
             out = library.conv2d(x, weight, self.bias, *geometry, self.groups, self.activation)
         return out if residual is None else out + residual
 
+    @property
+    def in_channels(self) -> int:
+        """Of the images that it takes."""
+        return self.weight.shape[1] * self.groups
+
     def _pack(self) -> cpu.Convolution:
-        channels = self.weight.shape[1] * self.groups
-        return cpu.Convolution(
-            self.weight, self.bias, self.stride, self.dilation, self.groups, self.activation, channels
-        )
+        geometry = self.stride, self.dilation, self.groups
+        return cpu.Convolution(self.weight, self.bias, *geometry, self.activation, self.in_channels)
 
 
 class Separable(Packed):
@@ -154,8 +176,7 @@ class Separable(Packed):
             return fallback.separable_conv2d(
                 x, *self._weights, self.stride, self.padding, self.dilation, *activations, residual
             )
-        out: Tensor = self.kernel(x, self.padding, residual)
-        return out
+        return self._run(x, residual)
 
     @property
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -176,6 +197,11 @@ class Separable(Packed):
             *(self.stride, self.padding, self.dilation),
             *(self.depthwise_activation, self.activation, None),
         )
+
+    @property
+    def in_channels(self) -> int:
+        """Of the images that it takes."""
+        return self.channels
 
     def _pack(self) -> cpu.Separable:
         activations = self.depthwise_activation, self.activation
@@ -210,8 +236,7 @@ class Inverted(Packed):
             if self.projection is None:
                 return self.depthwise(self.expansion(x), residual)
             return self.projection(self.depthwise(self.expansion(x)), residual)
-        out: Tensor = self.kernel(x, self.padding, residual)
-        return out
+        return self._run(x, residual)
 
     def _check(self) -> None:
         depthwise, given = self.depthwise, self.expansion.weight.shape[0]
@@ -222,6 +247,11 @@ class Inverted(Packed):
         for stage in (self.expansion, self.projection):
             if stage is not None and not (stage.kernel.flat and not any(stage.padding)):
                 raise ValueError("`expansion` and `projection` must be pointwise")
+
+    @property
+    def in_channels(self) -> int:
+        """Of the images that it takes."""
+        return self.expansion.in_channels
 
     def _pack(self) -> cpu.Inverted:
         last = None if self.projection is None else self.projection.kernel

@@ -114,7 +114,7 @@ class Sequence(nn.Module):
         if self.inputs != 1 or len(self.outputs) != 1:
             return None
         sizes = [_sizes(torch.empty(shape, device="meta"))]
-        ((n, h, w, c),), ((_, dimensions),) = self.plan.shapes(sizes), self.outputs
+        ((n, h, w, c),), ((_, dimensions),) = self._results(sizes), self.outputs
         run, threads = self.plan.run, torch.get_num_threads
         if dimensions == 2 and h * w != 1:
             return None
@@ -155,12 +155,29 @@ class Sequence(nn.Module):
         sizes = tuple(_sizes(x) for x in dense)
         shapes = self._shapes.get(sizes)
         if shapes is None:
-            shapes = self._shapes[sizes] = self.plan.shapes(list(sizes))
+            shapes = self._shapes[sizes] = self._results(list(sizes))
         results = {
             value: torch.empty((n, c, h, w), memory_format=torch.channels_last)
             for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
         }
         return dense, sizes, results
+
+    def _results(self, sizes: list[Sizes]) -> list[Sizes]:
+        """What leaves, for inputs of these sizes; ValueError where a layer cannot take its image."""
+        plan, channels = self.plan, [each[3] for each in sizes]
+        for step in self.steps[: len(self.steps) if len(sizes) == self.inputs else 0]:
+            given = channels[step.operands[0]]
+            if step.layer is not None:
+                if given != step.layer.in_channels:
+                    wanted = step.layer.in_channels
+                    raise ValueError(f"a layer of {wanted} channels cannot take an image of {given}")
+                channels.append(step.layer.kernel.out_channels)
+            elif step.what == "concatenation":
+                channels.append(sum(channels[operand] for operand in step.operands))
+            else:
+                channels.append(step.options[1] - step.options[0] if step.what == "channels" else given)
+        found: list[Sizes] = plan.shapes(sizes)
+        return found
 
     def _leaving(self, results: dict[int, Tensor]) -> tuple[Tensor, ...]:
         return tuple(
