@@ -184,17 +184,12 @@ def _replay(names: list[str]) -> int:
 
 
 def _keep(name: str) -> None:
-    """Merge what was found into the corpus: the smallest files that reach what no other does."""
-    small = WORK / name / "kept"
-    shutil.rmtree(small, ignore_errors=True)
-    small.mkdir(parents=True)
-    options = ["-merge=1", "-rss_limit_mb=0", str(small), str(CORPUS / name), str(WORK / name / "found")]
-    command = [sys.executable, __file__, "--loader", name, "--child", *options]
-    subprocess.run(command, capture_output=True, check=False)
-    fits = sorted(
-        (path for path in small.iterdir() if path.stat().st_size <= _LONGEST), key=lambda p: p.stat().st_size
-    )
-    for path in fits[: max(0, _KEPT - len(list((CORPUS / name).glob("*"))))]:
+    """Add to the corpus what was found: the newest, which reach furthest, and the smallest."""
+    found = [path for path in (WORK / name / "found").iterdir() if path.stat().st_size <= _LONGEST]
+    newest = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    smallest = sorted(found, key=lambda path: path.stat().st_size)
+    room = max(0, _KEPT - len(list((CORPUS / name).glob("*"))))
+    for path in list(dict.fromkeys([*newest[: room // 2], *smallest]))[:room]:
         content = path.read_bytes()
         (CORPUS / name / hashlib.sha1(content).hexdigest()[:16]).write_bytes(content)
 

@@ -239,7 +239,8 @@ class Inverted(Packed):
         return self._run(x, residual)
 
     def _check(self) -> None:
-        depthwise, given = self.depthwise, self.expansion.weight.shape[0]
+        depthwise, given = self.depthwise, self.expansion.kernel.out_channels
+        depthwise._check()
         if self.padding != depthwise.padding:
             raise ValueError(f"`padding` must be the depthwise stage's, got {self.padding}")
         if depthwise.groups != given or depthwise.weight.shape[1] != 1:
