@@ -100,7 +100,10 @@ def test_stages_of_an_inverted_residual_that_were_altered_are_refused() -> None:
             "must take the channels that the expansion gives",
         ),
         (lambda layer: setattr(layer.expansion, "stride", (2, 2)), "must be pointwise"),
-        (lambda layer: setattr(layer.expansion, "weight", None), "`weight` must be a torch.Tensor, got NoneType"),
+        (
+            lambda layer: setattr(layer.expansion, "weight", None),
+            "`weight` must be a torch.Tensor, got NoneType",
+        ),
     ):
         layer = Inverted(conv(16, 8), conv(16, 16, 3, groups=16), conv(8, 16))
         alter(layer)
