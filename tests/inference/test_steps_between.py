@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import ninefold
+from ninefold.inference.graph import arguments, operator
 
 
 class Between(nn.Module):
@@ -68,6 +69,23 @@ def test_a_shuffle_of_something_else_is_left_alone() -> None:
     fast = ninefold.for_inference(model, x)
     with torch.no_grad():
         torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_depth_multiplier_is_copies_within_the_call(times: int, padding: int | str) -> None:
+    wide = nn.Conv2d(8, 8 * times, 3, padding=padding, groups=8)
+    model = Between(wide, 8 * times).eval()
+    fast = ninefold.for_inference(model, torch.randn(1, 3, 11, 9))
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 11, 9)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
+    (plan,) = fast._plans.values()
+    assert plan.whole is not None
+    convolutions = [node for node in plan.captured.graph.graph.nodes if operator(node) == "conv2d"]
+    groups = [arguments(node)["groups"] for node in convolutions]
+    assert groups == [1, 8 * times, 1]
 
 
 def test_a_part_that_is_written_to_keeps_its_meaning() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from ninefold.inference import channels
 from ninefold.inference.graph import arguments, is_view, operator, sole_user, value, writes
 from ninefold.ops.sequence import channel_norm
 
@@ -36,7 +37,8 @@ def simplify(graph: Graph) -> None:
     _write_out(graph)
     _drop_dropout(graph)
     _slice_splits(graph)
-    _shuffle_channels(graph)
+    channels.find_shuffles(graph)
+    channels.spread_multipliers(graph)
     _norm_channels(graph)
     _rebind(graph)
     _protect_changed_views(graph)
@@ -164,35 +166,6 @@ def _slice_splits(graph: Graph) -> None:
             user.replace_all_uses_with(part)
             graph.erase_node(user)
         graph.erase_node(node)
-
-
-def _shuffle_channels(graph: Graph) -> None:
-    """Groups of channels apart, transposed, together again: a shuffle of channels (ShuffleNet)."""
-    for node in list(graph.nodes):
-        before, apart = value(node.args[0]) if node.args else None, value(node)
-        if operator(node) not in ("view", "reshape") or before is None or apart is None:
-            continue
-        swapped = sole_user(node)
-        if before.dim() != 4 or apart.dim() != 5 or swapped is None or operator(swapped) != "transpose":
-            continue
-        if {arguments(swapped)[name] % 5 for name in ("dim0", "dim1")} != {1, 2}:
-            continue
-        dense = sole_user(swapped)
-        last = sole_user(dense) if dense is not None and operator(dense) == "contiguous" else dense
-        together = value(last)
-        if last is None or together is None or operator(last) not in ("view", "reshape"):
-            continue
-        if together.shape[1:] != before.shape[1:] or apart.shape[3:] != before.shape[2:]:
-            continue
-        groups = apart.shape[1]
-        if not isinstance(groups, int):
-            continue
-        with graph.inserting_before(last):
-            shuffled = graph.call_function(aten.channel_shuffle.default, (node.args[0], groups))
-        shuffled.meta["val"] = last.meta["val"]
-        last.replace_all_uses_with(shuffled)
-        for part in (last, *([dense] if dense is not last else []), swapped, node):
-            graph.erase_node(part)
 
 
 def _norm_channels(graph: Graph) -> None:
