@@ -70,6 +70,11 @@ def test_another_dtype_for_activations(model):
     ninefold.for_training(model, activations="bfloat16")
 
 
+def test_what_is_no_dtype_of_activations(model, images):
+    with pytest.raises(TypeError, match=r"^`activations` must be None or a string, got tuple$"):
+        ninefold.for_training(model, (images,))
+
+
 def test_an_unknown_option(model, images):
     fast = torch.compile(model, backend="ninefold", options={"speed": 3})
     with pytest.raises(Exception, match="`options` must have no other key than 'activations'"):

@@ -55,11 +55,13 @@ def backend(
 
 
 def check_options(options: Mapping[str, Any] | None) -> str:
-    """What is kept for the backward pass; raises ValueError for an option that there is not."""
+    """What is kept for the backward pass; raises ValueError or TypeError for one that there is not."""
     options = dict(options or {})
     keep = options.pop("activations", None)
     if options:
         raise ValueError(f"`options` must have no other key than 'activations', got {sorted(options)}")
+    if not (keep is None or isinstance(keep, str)):
+        raise TypeError(f"`activations` must be None or a string, got {type(keep).__name__}")
     if keep not in (None, *KEPT):
         raise ValueError(f"`activations` must be None, 'float32' or 'bfloat16', got {keep!r}")
     return keep or "float32"
