@@ -26,22 +26,16 @@ def load_tensors(path: Path) -> Any:
     """
     if zipfile.is_zipfile(path):
         check_archive(path)
-        return _load(path, path)
-    # The format before PyTorch 1.6: what it declares is asked for at once.
+    # Bounded for the format before PyTorch 1.6, which an archive may begin as too.
     with _Bounded(io.FileIO(path)) as file:
-        return _load(file, path)
-
-
-def _load(file: Path | _Bounded, path: Path) -> Any:
-    # On "meta" there are sizes and no memory, and a storage grows to what its tensors declare.
-    declared = torch.load(file, map_location="meta", weights_only=True)
-    storages = {storage._cdata: storage.nbytes() for storage in _storages(declared, _DEPTH)}
-    needed, there = sum(storages.values()), path.stat().st_size
-    if needed > there:
-        raise ValueError(f"its tensors need {needed:,} bytes, and it has {there:,}")
-    if isinstance(file, _Bounded):
+        # On "meta" there are sizes and no memory, and a storage grows to what its tensors declare.
+        declared = torch.load(file, map_location="meta", weights_only=True)
+        storages = {storage._cdata: storage.nbytes() for storage in _storages(declared, _DEPTH)}
+        needed, there = sum(storages.values()), path.stat().st_size
+        if needed > there:
+            raise ValueError(f"its tensors need {needed:,} bytes, and it has {there:,}")
         file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 class _Bounded(io.BufferedReader):

@@ -376,6 +376,12 @@ def test_a_string_longer_than_its_file_is_refused_before_memory_is_taken(tmp_pat
     with limited(2**30), pytest.raises(ValueError, match="`weights` must be a file of tensors") as caught:
         models.load(source, tmp_path / "weights.pth")
     assert "MemoryError" not in str(caught.value)
+    # The same with an archive behind it, which Python takes for one and PyTorch does not.
+    with zipfile.ZipFile(tmp_path / "weights.pth", "a") as archive:
+        archive.writestr("a", b"")
+    with limited(2**30), pytest.raises(ValueError, match="`weights` must be a file of tensors") as caught:
+        models.load(source, tmp_path / "weights.pth")
+    assert "MemoryError" not in str(caught.value)
     state = nn.Conv2d(3, 4, 3).state_dict()
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     found = models.load(source, tmp_path / "old.pth").model.state_dict()
