@@ -32,7 +32,7 @@ def keep(section: str, rows: dict[str, Row]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = load()
         found.setdefault(section, {}).update(stamped)
-        RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(found), encoding="utf-8")
 
 

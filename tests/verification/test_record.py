@@ -21,11 +21,15 @@ def test_the_page_says_what_the_results_say() -> None:
 
 
 def test_rows_take_the_place_of_those_of_their_name(results) -> None:
-    row = {"counted": {"calls": 1234, "seconds": 10}, "failed": 0}
-    results.keep("commands", {"make soak": {**row, "failed": 7}, "make fuzz": row})
+    row = {"counted": {"calls": 1234, "seconds": 10}, "failed": 0}  # in this order
+    results.keep(
+        "commands",
+        {"make soak": {**row, "failed": 7}, "make fuzz": {"counted": {"z": 1, "a": 2}, "failed": 0}},
+    )
     results.keep("commands", {"make soak": row})
     said = results.PAGE.read_text(encoding="utf-8")
     assert said.count("| `make soak` | 1,234 calls, 10 seconds | 0 |") == 1
+    assert said == results.page(results.load())
     assert said.count("make fuzz") == 1
     assert set(results.load()["commands"]) == {"make soak", "make fuzz"}
 
