@@ -12,6 +12,7 @@ while the tests run; then everything is timed with the GPU to itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder to write to")
     parser.add_argument("--batch", type=int, default=128, help="images of a layer (default: 128)")
     parser.add_argument("--training-batch", type=int, default=256, help="images of a step (default: 256)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--way", default="", help=argparse.SUPPRESS)
@@ -126,7 +128,13 @@ def main() -> int:
     if given.part:
         gpu_parts.run(given)
         return 0
-    return everything(given)
+    if not given.json:
+        return everything(given)
+    with contextlib.redirect_stdout(sys.stderr):
+        status = everything(given)
+    if status == 0:
+        print((given.results / "gpu.json").read_text(encoding="utf-8"), end="")
+    return status
 
 
 def everything(given: argparse.Namespace) -> int:

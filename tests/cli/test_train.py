@@ -68,13 +68,23 @@ def test_it_trains(arguments, tmp_path):
 def test_interrupted_it_leaves_a_checkpoint_that_resumes(arguments, tmp_path):
     endless = [*arguments, "--epochs", "100000", "--save-every", "1", "--plain"]
     command = [sys.executable, "-m", "ninefold", *endless]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # What a shell starts in the background ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     until = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert stderr.splitlines()[-1].startswith("ninefold: interrupted after step")
     kept = torch.load(checkpoint, weights_only=True)
