@@ -9,40 +9,19 @@ in float64 before its time counts; the run fails if Ninefold's is wrong.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import geometric_mean
+from datetime import date
 
 import click
 
 import cases
+import inference_page
 import page
-import plot
 from cases import Case
 from contestants import versions
-from libraries import LIBRARIES, NINEFOLD, PEERS, PLAIN
+from inference_page import Result, Run, wanted
+from libraries import LIBRARIES, NINEFOLD, PEERS
 from ninefold import measure, surroundings
-from rounds import Timed, compete
-
-_NETWORKS = Path(__file__).parent / "shapes" / "networks.txt"
-
-
-@dataclass(frozen=True)
-class Result(Timed):
-    """What the libraries, by name, took for one network, batch and number of threads."""
-
-    network: str
-    batch: int
-    threads: int
-    multiplications: int
-    parameters: int
-
-
-def wanted() -> dict[str, tuple[float, float]]:
-    """The networks to run, with the factor over the fastest peer that each should reach and might."""
-    lines = _NETWORKS.read_text(encoding="utf-8").splitlines()
-    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    return {f"timm:{name}": (float(floor), float(aim)) for name, floor, aim in rows}
+from rounds import compete
 
 
 def run(case: Case, names: list[str], *, threads: int, seconds: float) -> Result:
@@ -60,91 +39,6 @@ def run(case: Case, names: list[str], *, threads: int, seconds: float) -> Result
         threads,
         case.multiplications,
         case.parameters,
-    )
-
-
-def figures(results: list[Result], names: list[str], limits: measure.Limits) -> str:
-    """One table for one batch and one number of threads, times in milliseconds."""
-    goals = wanted()
-    head = ["ms", *names, "limit", "weights", "of peak", "over PyTorch", "over the best peer", "wanted"]
-    rows = []
-    for result in results:
-        plain, peer = result.fastest(PLAIN), result.fastest(PEERS)
-        rows.append(
-            [
-                result.network.removeprefix("timm:"),
-                *(_cell(result, name) for name in names),
-                f"{1e3 * arithmetic(result, limits):.2f}",
-                f"{1e3 * weights(result, limits):.2f}",
-                f"{100 * limits.share_of_peak(result.multiplications, result.seconds(NINEFOLD)):.0f} %",
-                f"{result.factor(plain, NINEFOLD):.2f}×" if plain else "–",
-                f"**{result.factor(peer, NINEFOLD):.2f}×** {peer}" if peer else "–",
-                f"{goals[result.network][0]}×" if result.network in goals else "–",
-            ]
-        )
-    return f"{page.table(head, rows)}\n\n{summary(results)}"
-
-
-def summary(results: list[Result]) -> str:
-    """Geometric means, and what stays under what is wanted."""
-    goals, words = wanted(), []
-    for title, group in (("PyTorch's faster layout", PLAIN), ("the fastest peer", PEERS)):
-        factors = [
-            result.factor(name, NINEFOLD) for result in results if (name := result.fastest(group)) is not None
-        ]
-        if factors:
-            mean = geometric_mean(factors)
-            words.append(f"Over {title}: geometric mean **{mean:.2f}×**, worst {min(factors):.2f}×.")
-    short = [
-        f"{result.network.removeprefix('timm:')} ({factor:.2f}× of {goals[result.network][0]}×)"
-        for result in results
-        if result.network in goals
-        and (peer := result.fastest(PEERS)) is not None
-        and (factor := result.factor(peer, NINEFOLD)) < goals[result.network][0]
-    ]
-    words.append(
-        f"Under what is wanted: {', '.join(short)}." if short else "Nothing is under what is wanted."
-    )
-    return " ".join(words)
-
-
-def arithmetic(result: Result, limits: measure.Limits) -> float:
-    """Seconds that the multiplications take at peak."""
-    return 2 * result.multiplications / limits.gflops / 1e9
-
-
-def weights(result: Result, limits: measure.Limits) -> float:
-    """Seconds to read every weight once, from the smallest memory that holds them all."""
-    size = 4 * result.parameters
-    levels = sorted(limits.bandwidths, key=lambda each: each.size)
-    # A working set fills half of its cache.
-    level = next((each for each in levels if size <= 2 * each.size), levels[-1])
-    return size / level.gigabytes_per_second / 1e9
-
-
-def _cell(result: Result, name: str) -> str:
-    return f"{1e3 * result.seconds(name):.2f}" if name in result.turns else "–"
-
-
-def drawing(results: list[Result], names: list[str], limits: dict[int, measure.Limits]) -> str:
-    """Every time as a multiple of its limit: 1 is the peak of the arithmetic."""
-    panels = []
-    for batch, threads in sorted({(result.batch, result.threads) for result in results}):
-        rows = [
-            plot.Row(
-                result.network.removeprefix("timm:"),
-                {
-                    name: result.seconds(name) / arithmetic(result, limits[threads])
-                    for name in names
-                    if name in result.turns
-                },
-            )
-            for result in results
-            if (result.batch, result.threads) == (batch, threads)
-        ]
-        panels.append(plot.Panel(f"batch {batch}, {page.threads(threads)}", tuple(rows)))
-    return plot.dots(
-        "Time over the limit: 1 is all multiplications at the machine's peak", panels, names, ours=NINEFOLD
     )
 
 
@@ -185,46 +79,23 @@ def main(
             print(file=sys.stderr)
     for count in threads:
         limits[count] = measure.better(limits[count], measure.limits(count))
-    parts = [
-        f"## Batch {batch}, {page.threads(count)}\n\n"
-        + figures(
-            [each for each in results if (each.batch, each.threads) == (batch, count)], names, limits[count]
-        )
-        for batch in batches
-        for count in threads
-    ]
-    machines = [surroundings.describe(limits[count]) for count in threads]
-    notes = [page.circumstances(machines), *_notes(results, names, absent)]
-    title = f"# Whole networks, float32\n\n`{page.command()}`\n\n![plot](inference.svg)\n\n{_READING}"
-    page.publish("inference", "\n\n".join([title, *parts, "\n".join(notes)]), write=write, show=not as_json)
-    data = {
-        "results": [asdict(result) for result in results],
-        "settings": {name: LIBRARIES[name].settings for name in names},
-        "versions": versions(names),
-    }
+    measured = Run(
+        page.command(),
+        date.today().isoformat(),
+        tuple(surroundings.describe(limits[count]) for count in threads),
+        versions(names),
+        absent,
+        tuple(results),
+    )
     if as_json:
-        print(page.as_json(machines, **data))
+        print(inference_page.data([measured]))
+    else:
+        print(inference_page.text([measured]))
     if write:
-        page.keep("inference.svg", drawing(results, names, limits))
-        page.keep_data("inference", machines, **data)
-
-
-_READING = (
-    "limit: the multiplications at the machine's peak; weights: reading every weight once, from the smallest "
-    "cache that holds them; both in milliseconds. of peak: Ninefold's share. A factor is the median of the "
-    "ratios turn by turn, not the ratio of the medians. wanted: the least factor over the fastest peer."
-)
-
-
-def _notes(results: list[Result], names: list[str], absent: dict[str, tuple[str, ...]]) -> list[str]:
-    lines = page.libraries(names, absent, LIBRARIES, versions(names))
-    worst = max((result.errors[NINEFOLD] for result in results), default=0.0)
-    lines.append(f"- furthest from PyTorch in float64, Ninefold: {worst:.1e} of the output's range")
-    for result in results:
-        for name, reason in result.failed.items():
-            where = f"{result.network}, batch {result.batch}, {page.threads(result.threads)}"
-            lines.append(f"- no time for {name} on {where}: {reason}")
-    return lines
+        runs = inference_page.beside(inference_page.kept(page.RESULTS / "inference.json"), measured)
+        page.keep("inference.md", inference_page.text(runs) + "\n")
+        page.keep("inference.svg", inference_page.drawing(runs))
+        page.keep("inference.json", inference_page.data(runs) + "\n")
 
 
 if __name__ == "__main__":

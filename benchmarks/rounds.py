@@ -13,7 +13,7 @@ from contestants import Contestant, Failed
 from libraries import LIBRARIES
 
 TOLERANCE = 1e-4  # of the answer's range
-_CALLS, _TURN = 5, 0.15  # calls in a turn; fewer where they take more seconds than this
+_CALLS, _TURN = 40, 0.15  # calls in a turn; fewer where they take more seconds than this
 _ROUNDS = 7, 40
 
 # Who takes part, under what name: a library and what it runs.

@@ -19,6 +19,11 @@ def inference() -> ModuleType:
     return import_module("inference")
 
 
+@pytest.fixture
+def pages() -> ModuleType:
+    return import_module("inference_page")
+
+
 @pytest.fixture(autouse=True)
 def files_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(import_module("cases"), "FOLDER", tmp_path / "peers")
@@ -37,7 +42,7 @@ def test_a_factor_is_taken_turn_by_turn(inference: ModuleType) -> None:
         "Ninefold": [2.0, 10.0, 2.0],
     }
     timed = result(inference, turns)
-    assert timed.fastest(inference.PLAIN) == "PyTorch, channels-last"
+    assert timed.fastest(("PyTorch, NCHW", "PyTorch, channels-last")) == "PyTorch, channels-last"
     assert timed.factor("PyTorch, channels-last", "Ninefold") == 2.0
     assert timed.seconds("Ninefold") == 2.0
     assert timed.fastest(inference.PEERS) is None
@@ -115,16 +120,19 @@ def test_every_library_says_how_it_is_set(inference: ModuleType) -> None:
         assert library.settings and bool(library.file) == (library.convert is not None)
 
 
-def test_a_missing_library_is_named(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(inference: ModuleType, pages: ModuleType) -> None:
     row = replace(inference.LIBRARIES["ncnn"], package="no_such_package", needs=("torch", "nor_this"))
     assert row.missing == ("no_such_package", "nor_this")
     timed = result(inference, {"Ninefold": [1.0]}, failed={"OpenVINO": "off by 1"})
-    notes = "\n".join(inference._notes([timed], ["Ninefold"], {"ncnn": row.missing}))
+    run = inference.Run("", "", (), {"Ninefold": "1"}, {"ncnn": row.missing}, (timed,))
+    notes = "\n".join(pages.notes(run))
     assert "ncnn is not here: no_such_package, nor_this is not installed (`make peers`)" in notes
     assert "no time for OpenVINO on timm:mobilenetv1_100, batch 1, 1 thread: off by 1" in notes
 
 
-def test_the_limit_of_the_weights_is_that_of_the_cache_they_fit_in(inference: ModuleType) -> None:
+def test_the_limit_of_the_weights_is_that_of_the_cache_they_fit_in(
+    inference: ModuleType, pages: ModuleType
+) -> None:
     levels = tuple(
         SimpleNamespace(level=level, size=size, gigabytes_per_second=speed)
         for level, size, speed in (("L2", 2000, 4e-6), ("L3", 8000, 2e-6), ("DRAM", 99000, 1e-6))
@@ -132,17 +140,17 @@ def test_the_limit_of_the_weights_is_that_of_the_cache_they_fit_in(inference: Mo
     limits = SimpleNamespace(gflops=1e-3, bandwidths=levels)
     for parameters, seconds in ((1000, 1.0), (1001, 2.002), (5000, 20.0)):
         timed = result(inference, {"Ninefold": [1.0]}, parameters=parameters)
-        assert inference.weights(timed, limits) == pytest.approx(seconds)
-    assert inference.arithmetic(timed, limits) == pytest.approx(2.0)
+        assert pages.weights(timed, limits) == pytest.approx(seconds)
+    assert pages.arithmetic(timed, limits) == pytest.approx(2.0)
 
 
-def test_the_ten_networks_have_their_goals(inference: ModuleType) -> None:
+def test_the_ten_networks_have_their_goals(inference: ModuleType, pages: ModuleType) -> None:
     goals = inference.wanted()
     assert len(goals) == 10 and goals["timm:xception41"] == (1.03, 1.15)
     slow = result(inference, {"OpenVINO": [1.0, 1.0], "Ninefold": [1.0, 1.0]})
-    assert "Under what is wanted: mobilenetv1_100 (1.00× of 1.03×)" in inference.summary([slow])
+    assert "Under what is wanted: mobilenetv1_100 (1.00× of 1.03×)" in pages.summary([slow])
     fast = result(inference, {"OpenVINO": [2.0, 2.0], "Ninefold": [1.0, 1.0]})
-    assert "Nothing is under what is wanted." in inference.summary([fast])
+    assert "Nothing is under what is wanted." in pages.summary([fast])
 
 
 def test_page_plot_and_data_are_written(
@@ -165,5 +173,41 @@ def test_page_plot_and_data_are_written(
     ):
         assert words in page, words
     data = json.loads((tmp_path / "results" / "inference.json").read_text())
-    assert data["results"][0]["network"] == SMALL and data["machines"][0]["gflops"] > 0
+    (run,) = data["runs"]
+    assert run["results"][0]["network"] == SMALL and run["machines"][0]["gflops"] > 0
     assert "<svg" in (tmp_path / "results" / "inference.svg").read_text()
+
+
+def test_a_run_keeps_what_earlier_ones_measured_otherwise(
+    inference: ModuleType, pages: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = import_module("ninefold.surroundings").describe
+    measure = import_module("ninefold.measure")
+    memory = (measure.Bandwidth("DRAM", 1 << 27, 20.0),)
+    limits = {count: measure.Limits(count, 100.0, memory, "a loop") for count in (1, 2)}
+
+    def run(command: str, *groups: tuple[int, int], seconds: float) -> object:
+        results = tuple(
+            result(inference, {"Ninefold": [seconds]}, batch=batch, threads=threads)
+            for batch, threads in groups
+        )
+        machines = tuple(machine(limits[count]) for count in sorted({threads for _, threads in groups}))
+        return inference.Run(command, "2026-01-01", machines, {"Ninefold": "1"}, {}, results)
+
+    first = run("first", (1, 1), (1, 2), (8, 2), seconds=0.002)
+    again = run("again", (1, 1), (8, 1), seconds=0.001)
+    path = tmp_path / "inference.json"
+    assert pages.kept(path) == []
+    path.write_text(pages.data([first]), encoding="utf-8")
+    assert pages.kept(path) == [first]
+    both = pages.beside(pages.kept(path), again)
+    assert [(each.command, [timed.group for timed in each.results]) for each in both] == [
+        ("again", [(1, 1), (8, 1)]),
+        ("first", [(1, 2), (8, 2)]),
+    ]
+    assert [[each.threads for each in one.machines] for one in both] == [[1], [2]]
+    text = pages.text(both)
+    assert text.index("Batch 1, 1 thread") < text.index("`again`") < text.index("Batch 1, 2 threads")
+    assert "`first`, 2026-01-01" in text and text.count("Batch 1, 1 thread") == 1
+    assert pages.drawing(both).count("batch 8, ") == 2
+    assert pages.beside(both, run("all", (1, 1), (1, 2), (8, 1), (8, 2), seconds=1.0))[0].command == "all"
