@@ -202,7 +202,62 @@ def test_a_block_that_fails_is_left_and_named(separable, monkeypatch):
     model = nn.Sequential(separable(), nn.Conv2d(8, 4, 3)).eval()
     fast = ninefold.for_inference(model, X)
     assert [layer.how for layer in fast.layers] == ["pytorch", "pytorch", "kernel"]
+    assert fast.layers[0].why == "its kernel raised RuntimeError: broken"
     torch.testing.assert_close(fast(X), model(X).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["raised KeyError: 'a step'", "disagreed with PyTorch"])
+def test_blocks_that_fail_only_together_run_one_by_one_and_it_is_said(separable, monkeypatch, how):
+    from ninefold.ops.sequence import Sequence
+
+    run = Sequence.run
+
+    def spoiled(self, operands):
+        if "KeyError" in how:
+            raise KeyError("a step")
+        return tuple(value * 1.01 for value in run(self, operands))
+
+    monkeypatch.setattr(Sequence, "run", spoiled)
+    model = nn.Sequential(separable(), separable()).eval()
+    said = f"neighbouring blocks run one by one: their one call {how}"
+    with pytest.warns(RuntimeWarning, match=said):
+        fast = ninefold.for_inference(model, X)
+    assert {layer.how for layer in fast.layers} == {"fused"}
+    assert said in fast.summary()
+    torch.testing.assert_close(fast(X), model(X).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(MemoryError, "std::bad_alloc"), (RuntimeError, "[enforce fail] can't allocate memory: you tried")],
+)
+@pytest.mark.parametrize("where", ["capture", "check", "block"])
+def test_without_memory_nothing_is_decided(separable, monkeypatch, where, kind, words):
+    """A network that was left to PyTorch for a moment's want of memory would stay there."""
+    from ninefold.ops import packed
+    from ninefold.ops.sequence import Sequence
+
+    def broken(*_, **__):
+        raise kind(words)
+
+    model = nn.Sequential(separable(), nn.Conv2d(8, 4, 3)).eval()
+    fast = ninefold.for_inference(model, X)
+    other = torch.randn(1, 8, 9, 9)
+    with monkeypatch.context() as exhausted:
+        if where == "capture":
+            exhausted.setattr(result, "capture", broken)
+        elif where == "check":
+            exhausted.setattr(Sequence, "run", broken)
+        else:
+            exhausted.setattr(Sequence, "run", lambda *_: ())
+            exhausted.setattr(packed.Separable, "forward", broken)
+        for call in (lambda: fast(other), lambda: ninefold.for_inference(model, X)):
+            with pytest.raises(kind, match="alloc"):
+                call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        torch.testing.assert_close(fast(other), model(other).detach(), rtol=1e-5, atol=1e-5)
+    assert not isinstance(fast.plan_for(other), str)
 
 
 class EachImage(nn.Module):

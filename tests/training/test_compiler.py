@@ -130,17 +130,34 @@ def test_a_graph_that_cannot_be_read(model, images, compiled, told, monkeypatch)
 def test_kernels_that_disagree_are_not_used(model, images, compiled, monkeypatch, how):
     def wrong(self, inputs):
         if how == "raising":
-            raise RuntimeError("no memory")
+            raise RuntimeError("no such step")
         return tuple(x + 1 for x in run(self, inputs))
 
     run = sequence.Sequence.run
     monkeypatch.setattr(sequence.Sequence, "run", wrong)
     fast = compiled(model)
-    said = "no memory" if how == "raising" else "its kernels disagreed with PyTorch"
+    said = "no such step" if how == "raising" else "its kernels disagreed with PyTorch"
     with torch.no_grad():
         with pytest.warns(RuntimeWarning, match=said):
             assert torch.equal(fast(images), model(images))
         assert torch.equal(fast(images), model(images))
+
+
+def test_without_memory_a_call_raises_and_the_next_has_the_kernels(model, images, compiled, monkeypatch):
+    def exhausted(self, inputs):
+        raise MemoryError("std::bad_alloc")
+
+    fast, run, calls = compiled(model), sequence.Sequence.run, []
+    with torch.no_grad():
+        with monkeypatch.context() as patch:
+            patch.setattr(sequence.Sequence, "run", exhausted)
+            with pytest.raises(MemoryError):
+                fast(images)
+        monkeypatch.setattr(
+            sequence.Sequence, "run", lambda self, inputs: calls.append(1) or run(self, inputs)
+        )
+        torch.testing.assert_close(fast(images), model(images), rtol=1e-5, atol=1e-5)
+    assert calls
 
 
 def test_several_threads(model, compiled):

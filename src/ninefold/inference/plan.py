@@ -21,6 +21,7 @@ from ninefold.ops.sequence import Sequence
 
 # A block disagrees if it is further from the original than this share of the original's range.
 TOLERANCE = 1e-4
+_DISAGREED = "disagreed with PyTorch"
 
 Leaves = list[Any]
 
@@ -36,6 +37,7 @@ class Plan:
     run: GraphModule
     captured: Captured
     layers: tuple[Layer, ...]
+    note: str = ""
 
     @property
     def whole(self) -> Sequence | None:
@@ -62,8 +64,10 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool =
 
     Which stages run fused is estimated, or `measured`.
 
-    A block that disagrees is left to PyTorch and named in the layers; if the whole disagrees and no block
-    does, everything is. Raises DisagreementError if even the captured graph computes something else.
+    A block that disagrees or raises is left to PyTorch and named in the layers; if the whole does and no
+    block, everything is; if blocks do only as one call, they run one by one and the plan's note says so.
+    Raises DisagreementError if even the captured graph computes something else, and what there was no memory
+    for.
     """
     source = captured.graph
     rewrite.simplify(source.graph)
@@ -87,22 +91,25 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool =
     kernels = {part: pack(source, part) for choice in choices.values() for part in choice.form}
     whys = {choice.form[0]: choice.why for choice in choices.values()}
     run, linear = _build(source, kernels, joined=not gpu)
-    if not gpu and not _agrees(run, inputs, wanted):
+    why, note = _complaint(run, inputs, wanted), ""
+    if why and not gpu:
         run, linear = _build(source, kernels)
-    if not _agrees(run, inputs, wanted):
-        disagreeing = _disagreeing(source, kernels, inputs)
-        for block in disagreeing:
-            left.update({stage.convolution: "its kernel disagreed with PyTorch" for stage in block.stages})
-        kernels = {block: kernel for block, kernel in kernels.items() if block not in disagreeing}
+        joined, why = why, _complaint(run, inputs, wanted)
+        note = "" if why else f"neighbouring blocks run one by one: their one call {joined}"
+    if why:
+        bad = _failing(source, kernels, inputs)
+        for block, what in bad.items():
+            left.update({stage.convolution: f"its kernel {what}" for stage in block.stages})
+        kernels = {block: kernel for block, kernel in kernels.items() if block not in bad}
         run, linear = _build(source, kernels)
-        if not _agrees(run, inputs, wanted):
-            kernels, fallen = {}, "the network as a whole disagreed with PyTorch"
+        if why := _complaint(run, inputs, wanted):
+            kernels, fallen = {}, f"the network as a whole {why}"
             run, linear = _build(source, kernels)
-            if not _agrees(run, inputs, wanted):
+            if _complaint(run, inputs, wanted):
                 raise DisagreementError("its captured graph does not compute what the model computes")
     scale = examples(captured, inputs), captured.batch or examples(captured, inputs)
     layers = describe(source, {block: whys.get(block, "") for block in kernels}, linear, left, fallen, scale)
-    return Plan(run, captured, layers)
+    return Plan(run, captured, layers, note)
 
 
 def examples(captured: Captured, inputs: Leaves) -> int:
@@ -190,30 +197,52 @@ def _channels_last_inputs(graph: Graph) -> None:
         rewrite.replace_elsewhere(node, image)
 
 
-def _agrees(built: GraphModule, inputs: Leaves, wanted: Leaves) -> bool:
+def _complaint(built: GraphModule, inputs: Leaves, wanted: Leaves) -> str:
+    """What a graph does other than give what is wanted: it disagrees, or raises; "" where it agrees."""
     try:
         with torch.no_grad():
             got = list(built(*replay.copied(inputs)))
-    except Exception:
-        return False
-    return len(got) == len(wanted) and all(
+    except Exception as error:
+        return _raised(error)
+    agrees = len(got) == len(wanted) and all(
         close(ours, theirs) if isinstance(theirs, Tensor) else bool(ours == theirs)
         for ours, theirs in zip(got, wanted, strict=True)
     )
+    return "" if agrees else _DISAGREED
 
 
-def _disagreeing(
+def _failing(
     source: GraphModule, kernels: dict[match.Block, nn.Module], inputs: Leaves
-) -> list[match.Block]:
-    found = []
+) -> dict[match.Block, str]:
+    found = {}
 
     def visit(block: match.Block, operands: list[Tensor], wanted: Tensor) -> None:
         try:
-            agrees = close(kernels[block](*operands), wanted)
-        except Exception:
-            agrees = False
-        if not agrees:
-            found.append(block)
+            what = "" if close(kernels[block](*operands), wanted) else _DISAGREED
+        except Exception as error:
+            what = _raised(error)
+        if what:
+            found[block] = what
 
     replay.blocks(source, kernels, inputs, visit)
     return found
+
+
+def _raised(error: Exception) -> str:
+    # Another call may have the memory: no reason to leave this network to PyTorch from now on.
+    if out_of_memory(error):
+        raise error
+    return f"raised {first_line(error)}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was what a call wanted for: PyTorch's processor says so in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """The name of an error and the first line of its words."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -44,7 +44,10 @@ class InferenceModel(nn.Module):
         leaves, spec = pytree.tree_flatten(examples)
         first = self._planned(leaves, spec)
         self.layers = () if isinstance(first, str) else first.layers
-        self._note = first if isinstance(first, str) else f"captured in {first.captured.seconds:.1f} s"
+        if isinstance(first, str):
+            self._notes: tuple[str, ...] = (first,)
+        else:
+            self._notes = (*[first.note] * bool(first.note), f"captured in {first.captured.seconds:.1f} s")
 
     @property
     def shares(self) -> dict[str, Fraction]:
@@ -53,7 +56,7 @@ class InferenceModel(nn.Module):
 
     def summary(self) -> str:
         """Each layer, what became of it and why, and the shares, as text; for the examples' sizes."""
-        return summary.text(self.layers, (self._note,))
+        return summary.text(self.layers, self._notes)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network; the result carries no gradients."""
@@ -120,11 +123,17 @@ class InferenceModel(nn.Module):
         for dynamic in (True, False) if self._any_batch else (False,):
             try:
                 captured: Captured = capture(model, inputs(), dynamic=dynamic)
-                return plan.make(captured, leaves, wanted, measured=self._tune)
+                made = plan.make(captured, leaves, wanted, measured=self._tune)
             except plan.DisagreementError as error:
                 failure = str(error)
             except Exception as error:
-                failure = f"it could not be captured: {_first_line(error)}"
+                if plan.out_of_memory(error):
+                    raise
+                failure = f"it could not be captured: {plan.first_line(error)}"
+            else:
+                if made.note:
+                    warnings.warn(f"for_inference: {made.note}", RuntimeWarning, stacklevel=2)
+                return made
             # A network that fixed its batch once will do so at every size.
             self._any_batch = self._any_batch and not dynamic
         note = f"the whole network runs in PyTorch: {failure}"
@@ -183,8 +192,3 @@ def _keys(leaves: list[Any], spec: pytree.TreeSpec) -> tuple[Any, Any]:
             exact.append((type(leaf), leaf))
             free.append(exact[-1])
     return (spec, tuple(free)), (spec, tuple(exact))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -25,7 +25,8 @@ class Evaluation:
     """Runs a graph for the inputs that Dynamo passes: weights, sizes and images in one flat list.
 
     At each new size the first result is compared with PyTorch's; a size at which they disagree is PyTorch's
-    from then on, with a warning. Raises Unsupported if there is nothing to gain.
+    from then on, with a warning. What there was no memory for is raised, and tried again at the next call.
+    Raises Unsupported if there is nothing to gain.
     """
 
     def __init__(self, original: Callable[..., Any], captured: Captured) -> None:
@@ -68,6 +69,8 @@ class Evaluation:
         try:
             got = self._code(kernels, *inputs)
         except Exception as error:
+            if plan.out_of_memory(error):
+                raise
             why = f"{type(error).__name__}: {error}"
         else:
             if len(got) != len(wanted) or not all(map(_close, got, wanted)):
