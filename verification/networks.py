@@ -1,9 +1,14 @@
 """`make networks`: thirty timm networks against PyTorch, in inference and in one training step.
 
 Weights are random and batch-norm statistics are not those a network starts with. Compared are the output, and
-of a training step the loss, every gradient and every running statistic, each with float64: it may be off
-by no more than a few times what PyTorch's own float32 is off by, and a small part of the tensor's largest
-number.
+of a training step the loss, every gradient and every running statistic, each with float64. How far a
+float32 may be from it is measured, not asserted: PyTorch itself computes the same in four ways that differ in
+the last bits (both layouts; the image as it is, and with the last place of its numbers moved), and no tensor
+of ours may be further off than a few times the furthest of the four.
+
+A last bit may put a value on the other side of an activation's kink, and from there the whole step differs:
+PyTorch's gradients of mobilenetv2_050 are off by 3e-3 of their largest number, by 0.2 at worst. So the step
+is taken once more with every kinked activation replaced by a smooth one: there they are off by 8e-5 at worst.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -36,9 +42,15 @@ NETWORKS = (
     *("tf_efficientnet_lite0", "tf_efficientnetv2_b0", "fbnetc_100", "fbnetv3_b", "spnasnet_100"),
     *("ghostnet_050", "ghostnet_100", "convnext_atto", "xception41", "resnet18", "regnetx_002"),
 )
-_TIMES = 8.0  # PyTorch's own error
-# Of the largest number: in a step, an activation at a kink may fall on either side of it.
-_OUTPUT, _STEP = 1e-5, 2e-3
+_TIMES = 4.0  # the furthest of PyTorch's own
+_LEAST = 1e-6  # of a tensor's largest number: float32 has seven digits
+_CANCELS = (
+    1e-9  # of the largest gradient: what batch-norm behind a layer takes away again, zero but for rounding
+)
+_SMOOTH: dict[str, type[nn.Module]] = {
+    **dict.fromkeys(("relu", "relu6", "hardswish"), nn.SiLU),
+    "hardsigmoid": nn.Sigmoid,
+}
 
 
 def main() -> int:
@@ -52,11 +64,13 @@ def main() -> int:
     import timm
 
     warnings.simplefilter("ignore")
+    # What falls back to PyTorch agrees with it: that would prove nothing.
+    warnings.filterwarnings("error", message="for_inference|torch.compile")
     names = options.network or NETWORKS
-    compared = failed = 0
-    checks: list[Callable[[nn.Module, torch.Tensor], str]] = [_inference]
+    compared = failed = tensors = 0
+    checks: list[Callable[[nn.Module, torch.Tensor], Found]] = [_inference]
     if not options.inference_only:
-        checks.append(_training_step)
+        checks += [_training_step, _smooth_step]
     for name in names:
         for check in checks:
             torch.manual_seed(0)
@@ -66,19 +80,21 @@ def main() -> int:
                 timm.create_model(name, drop_path_rate=0.0) if _drops(name) else timm.create_model(name)
             )
             try:
-                complaint = check(model, torch.randn(4, 3, options.size, options.size))
+                found = check(model, torch.randn(4, 3, options.size, options.size))
             except Exception as error:
-                complaint = f"{type(error).__name__}: {error}"
+                found = Found(0, 0, 0, 0, f"{type(error).__name__}: {error}")
             compared += 1
-            failed += bool(complaint)
+            tensors += found.tensors
+            failed += bool(found.complaint)
             what = check.__name__.strip("_").replace("_", " ")
-            print(
-                f"{name:24} {what:14} {complaint or 'agrees':40} {time.monotonic() - began:5.1f} s",
-                flush=True,
-            )
-    print(f"{len(names)} networks, {compared} comparisons, {failed} failed")
+            said = f"{found.tensors:4} tensors off by {found.ours:.0e}, PyTorch's by {found.pytorchs:.0e}, "
+            said += f"{found.times:4.2f} times at most"
+            print(f"{name:24} {what:14} {said} {time.monotonic() - began:5.1f} s", flush=True)
+            if found.complaint:
+                print(f"  FAILED {found.complaint}", flush=True)
+    print(f"{len(names)} networks, {compared} comparisons of {tensors:,} tensors, {failed} failed")
     if options.write:
-        counted = {"networks": len(names), "comparisons": compared}
+        counted = {"networks": len(names), "comparisons": compared, "tensors": tensors}
         record.keep("commands", {"make networks": {"counted": counted, "failed": failed}})
     return 1 if failed else 0
 
@@ -100,22 +116,63 @@ def _lively(model: nn.Module) -> nn.Module:
     return model
 
 
-def _inference(model: nn.Module, x: torch.Tensor) -> str:
+@dataclass(frozen=True)
+class Found:
+    """What was compared: the furthest off, as a share of a tensor's largest number, and of PyTorch's own."""
+
+    tensors: int
+    ours: float
+    pytorchs: float
+    times: float
+    complaint: str = ""
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _inference(model: nn.Module, x: torch.Tensor) -> Found:
     model.eval()
-    with torch.no_grad():
-        fast = ninefold.for_inference(model, x)
-        truth, plain, ours = copy.deepcopy(model).double()(x.double()), model(x), fast(x)
-    return _compare({"output": ours}, {"output": plain}, {"output": truth}, _OUTPUT)
+    fast = ninefold.for_inference(model, x)
+    assert {layer.how for layer in fast.layers} & {"fused", "kernel"}, "no layer runs in a kernel"
+
+    def run(model: nn.Module, x: torch.Tensor) -> Tensors:
+        with torch.no_grad():
+            return {"output": model(x)}
+
+    return _compare(run(fast, x), _plain(run, model, x), run(copy.deepcopy(model).double(), x.double()))
 
 
-def _training_step(model: nn.Module, x: torch.Tensor) -> str:
+def _training_step(model: nn.Module, x: torch.Tensor) -> Found:
     model.train()
-    exact, plain = copy.deepcopy(model).double(), copy.deepcopy(model)
-    fast = ninefold.for_training(model) or model
-    return _compare(_step(fast, x), _step(plain, x), _step(exact, x.double()), _STEP)
+    truth, plain = _step(copy.deepcopy(model).double(), x.double()), _plain(_step, model, x)
+    ours = _step(ninefold.for_training(model), x)
+    assert " fused    " in ninefold.training.summary(model), "no convolution trains in a chain"
+    return _compare({name.replace("_orig_mod.", ""): value for name, value in ours.items()}, plain, truth)
 
 
-def _step(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def _smooth_step(model: nn.Module, x: torch.Tensor) -> Found:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            smooth = _SMOOTH.get(type(child).__name__.lower())
+            if smooth:
+                setattr(module, name, smooth())
+    return _training_step(model, x)
+
+
+def _plain(
+    run: Callable[[nn.Module, torch.Tensor], Tensors], model: nn.Module, x: torch.Tensor
+) -> list[Tensors]:
+    """What PyTorch makes of the same in float32, in four ways."""
+    moved = x * (1 + 2.0**-24 * torch.randint(-1, 2, x.shape) * 1.5)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for image in (x, moved):
+            twin = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
+            found.append(run(twin, image.contiguous(memory_format=layout)))
+    return found
+
+
+def _step(model: nn.Module, x: torch.Tensor) -> Tensors:
     out = model(x)
     loss = (out * torch.linspace(-1, 1, out.shape[1], dtype=out.dtype)).sum(1).square().mean()
     loss.backward()
@@ -125,23 +182,24 @@ def _step(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return found
 
 
-def _compare(
-    ours: dict[str, torch.Tensor],
-    plain: dict[str, torch.Tensor],
-    truth: dict[str, torch.Tensor],
-    least: float,
-) -> str:
-    strip = {name.replace("_orig_mod.", ""): value for name, value in ours.items()}
-    if strip.keys() != truth.keys():
-        return f"other names: {sorted(strip.keys() ^ truth.keys())[:3]}"
-    worst, at = 0.0, ""
+def _compare(ours: Tensors, plain: Sequence[Tensors], truth: Tensors) -> Found:
+    if ours.keys() != truth.keys():
+        return Found(0, 0, 0, 0, f"other names: {sorted(ours.keys() ^ truth.keys())[:3]}")
+    largest = max(right.abs().max().item() for name, right in truth.items())
+    furthest = pytorchs = worst = 0.0
+    complaint = ""
     for name, right in truth.items():
-        scale = right.abs().max().item() or 1.0
-        allowed = _TIMES * (plain[name].double() - right).abs().max().item() + least * scale
-        off = (strip[name].double() - right).abs().max().item()
-        if not off <= allowed and not off / allowed <= worst:
-            worst, at = off / allowed, name
-    return f"{at} is off by {worst:.1f} times what it may be" if at else ""
+        scale = right.abs().max().item()
+        if scale < _CANCELS * largest:
+            scale = largest
+        theirs = max((each[name].double() - right).abs().max().item() for each in plain) / scale
+        off = (ours[name].double() - right).abs().max().item() / scale
+        furthest, pytorchs = max(furthest, off), max(pytorchs, theirs)
+        times = off / max(theirs, _LEAST)
+        if not times <= max(worst, _TIMES):  # NaN too
+            complaint = f"{name} is off by {off:.1e} of its largest number, PyTorch's by {theirs:.1e}"
+        worst = max(worst, times)
+    return Found(len(truth), furthest, pytorchs, worst, complaint)
 
 
 if __name__ == "__main__":

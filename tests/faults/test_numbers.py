@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -103,6 +104,62 @@ def test_networks_of_every_dtype(dtype):
         either(lambda: ninefold.for_inference(plain, x)(x), lambda: plain(x))
     torch._dynamo.reset()
     either(lambda: torch.compile(plain, backend=backend)(x).detach(), lambda: plain(x).detach())
+
+
+def step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Every gradient of one step, beside each other."""
+    model(x).abs().square().sum().backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("image", ["its own", "float32"])
+def test_a_training_step_in_every_dtype(dtype, image):
+    plain = network() if not dtype.is_complex else nn.Sequential(network()[0], network()[3])
+    plain, x = plain.to(dtype).train(), X.to(dtype) if image == "its own" else X
+    learning = ninefold.for_training(copy.deepcopy(plain))
+    either(lambda: step(learning, x), lambda: step(plain, x))
+    torch._dynamo.reset()
+
+
+def standard(dtype: torch.dtype) -> nn.Sequential:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3))
+    return body.to(dtype).eval()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float64, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_conversion_of_every_dtype_gives_what_float32_gives(dtype, rounding):
+    """Fitted in double precision whatever the network's: only the weights are rounded."""
+    x = torch.randn(8, 8, 12, 12, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        wanted = ninefold.convert(standard(torch.float32), x, x, terms=2).model(x)
+        model = standard(dtype)
+        result = ninefold.convert(model, x.to(dtype), x.to(dtype), terms=2)
+        got = result.model(x.to(dtype))
+    assert got.dtype is dtype and {weight.dtype for weight in result.model.parameters()} == {dtype}
+    assert float((got - wanted).abs().max()) <= rounding * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.complex64, torch.float64, torch.float16, torch.int64, torch.uint8], ids=str
+)
+def test_conversion_refuses_images_of_another_dtype_in_words(dtype):
+    said = f"of float32, got .* of {str(dtype).removeprefix('torch.')}"
+    for example, images, words in ((X, X.to(dtype), said), (X.to(dtype), None, "should be the same")):
+        with pytest.raises((ValueError, RuntimeError), match=words):  # the second in PyTorch's words
+            ninefold.convert(standard(torch.float32), example, images, terms=1)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_conversion_leaves_complex_layers():
+    with pytest.raises(
+        ValueError, match=r"a convolution to convert, got none \(.*: its weights are torch.complex"
+    ):
+        ninefold.convert(nn.Conv2d(8, 4, 3).to(torch.complex64), X.to(torch.complex64), terms=1)
 
 
 @pytest.mark.parametrize("module", [nn.Conv2d, nn.BatchNorm2d])

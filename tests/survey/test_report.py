@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import ninefold
 from ninefold import census, cost
+from ninefold.survey import network
 
 
 def test_everything_is_in_the_report(small, x, tmp_path):
@@ -146,3 +148,35 @@ def test_candidates_keep_stride_padding_dilation_and_multiplier(machine):
             min(each.ninefold.standard, each.ninefold.separable, each.pytorch.separable, each.predicted) > 0
         )
         assert each.standard_multiplications % 2 == 0  # two images
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64], ids=str)
+def test_a_network_of_another_dtype_is_compared_and_said_to_be_pytorchs(dtype, x):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)).to(dtype)
+    it = ninefold.report(model, x.to(dtype), seconds=0.1)
+    assert it.difference == 0
+    # PyTorch takes a complex convolution apart into three real ones.
+    assert it.multiplications == (30 * 30 * 8 * 27 + 28 * 28 * 8 * 9) * (3 if dtype.is_complex else 1)
+    said = f"its input is {str(dtype).removeprefix('torch.')}"
+    assert [(block.how, said in block.why) for block in it.blocks] == [("PyTorch", True)] * 2
+
+
+@pytest.mark.parametrize(
+    ("plain", "fast", "share"),
+    [
+        (torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0]), 0.25),
+        (torch.tensor([2.0]), torch.tensor([1.0]), 0.5),
+        (torch.tensor([0j, 4j]), torch.tensor([0j, 3j]), 0.25),
+        (torch.tensor([1, 5]), torch.tensor([1, 4]), 0.25),
+        (torch.tensor([False, True]), torch.tensor([True, True]), 1.0),
+        (torch.tensor([-6e4, 6e4]).half(), torch.tensor([6e4, 6e4]).half(), 1.0),
+        (torch.tensor([math.inf, math.nan, 1.0]), torch.tensor([math.inf, math.nan, 1.0]), 0.0),
+        (torch.tensor([math.inf, 1.0]), torch.tensor([2.0, 1.0]), math.inf),
+        (torch.tensor([1.0, 2.0]), torch.tensor([math.nan, 2.0]), math.nan),
+        (torch.empty(0), torch.empty(0), 0.0),
+    ],
+)
+def test_answers_of_every_dtype_are_compared(plain, fast, share):
+    for answers in ((plain, fast), ({"a": torch.zeros(2), "b": plain}, {"a": torch.zeros(2), "b": fast})):
+        assert network._difference(*answers) == pytest.approx(share, nan_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -194,11 +195,26 @@ def _contenders(comparison: measure.Comparison) -> tuple[Contender, ...]:
 def _difference(plain: Any, fast: Any) -> float:
     """The largest difference between the two answers, as a share of the range of PyTorch's."""
     pairs = zip(pytree.tree_leaves(plain), pytree.tree_leaves(fast), strict=True)
-    return max(
-        (
-            float((ours - theirs).abs().max() / (theirs.max() - theirs.min()).clamp(min=1e-30))
-            for theirs, ours in pairs
-            if isinstance(theirs, Tensor) and theirs.is_floating_point() and theirs.numel() > 0
-        ),
-        default=0.0,
-    )
+    shares = [
+        _share(_wide(theirs), _wide(ours))
+        for theirs, ours in pairs
+        if isinstance(theirs, Tensor) and theirs.numel() > 0
+    ]
+    return next((share for share in shares if math.isnan(share)), max(shares, default=0.0))
+
+
+def _share(theirs: Tensor, ours: Tensor) -> float:
+    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    if bool(same.all()):
+        return 0.0
+    finite = theirs[theirs.isfinite()]
+    if finite.numel() == 0:
+        return math.inf
+    # One number has no range, but a size.
+    extent = float(finite.max() - finite.min()) or float(finite.abs().max())
+    return float((ours - theirs)[~same].abs().max()) / max(extent, 1e-30)
+
+
+def _wide(answer: Tensor) -> Tensor:
+    """Its numbers as float64, complex ones as two, so that no dtype's range or rounding decides."""
+    return (torch.view_as_real(answer.resolve_conj()) if answer.is_complex() else answer).double()
