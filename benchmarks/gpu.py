@@ -34,7 +34,7 @@ sys.path.insert(0, str(_SOURCES))
 # Seconds of the whole, as shares: what each part may have used up when it ends.
 _WARM_UNTIL, _LAYERS_UNTIL, _TRAINING_UNTIL = 0.34, 0.56, 0.93
 # How long a way of training takes to start, against the others: ours measures, torch.compile compiles.
-_STARTS = {"ninefold": 3, "torch_compile": 2, "eager_nhwc": 1, "eager_nchw": 1}
+_STARTS = {"ninefold_graphs": 3, "ninefold": 1, "torch_compile": 2, "eager_nhwc": 1, "eager_nchw": 1}
 MARK = "@ "
 
 

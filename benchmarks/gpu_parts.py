@@ -7,7 +7,7 @@ import json
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import gpu_layers
 import gpu_timing
 import gpu_training
 from gpu import MARK
-from ninefold.gpu import choices, planner
+from ninefold.gpu import choices, launch, planner
 from ninefold.ops import backend
 
 
@@ -47,29 +47,34 @@ def _machine(given: argparse.Namespace) -> None:
 
 
 def _warm(given: argparse.Namespace) -> None:
-    """Compile a share of all kernels, by running them on two images; PyTorch makes the results meanwhile."""
+    """Compile a share of all kernels: all jobs are done on two images, and only this share's kernels start."""
     mine, workers = map(int, given.way.split("/"))
+    start, met = launch.run, set()
     compiled = 0
 
-    def some(task: str, ways: Mapping[str, planner.Way], like: Any) -> Any:
+    def shared(kernel: Any, grid: Any, *args: Any, config: launch.Config, **constants: Any) -> None:
         nonlocal compiled
-        for name, way in ways.items():
-            ours = name not in (planner.PYTORCH, "apart")
-            if ours and zlib.crc32(f"{task} {name}".encode()) % workers == mine and time.time() < given.until:
-                try:
-                    way()
-                    compiled += 1
-                except Exception as error:
-                    print(f"{task} as {name}: {type(error).__name__}: {str(error)[:200]}")
-        last = list(ways.values())[-1]
-        return last()
+        key = _compiles(kernel, args, config, constants)
+        if key in met or zlib.crc32(key.encode()) % workers != mine or time.time() > given.until:
+            return
+        met.add(key)
+        try:
+            start(kernel, grid, *args, config=config, **constants)
+            compiled += 1
+        except Exception as error:
+            print(f"{key}: {type(error).__name__}: {str(error)[:200]}")
+
+    def all_of_them(task: str, ways: Mapping[str, planner.Way], like: Any) -> Any:
+        made = [way() for way in ways.values()]
+        return made[0]
 
     def none(candidates: Any, count: int, **named: Any) -> dict[str, Any]:
         for candidate in candidates.values():
             candidate(0)
         return {}
 
-    planner.run = some
+    launch.run = shared
+    planner.run = all_of_them
     planner.choose = lambda task, ways, like: next(iter(ways))
     gpu_timing.interleaved = none
     gpu_timing.sets = lambda size: 1
@@ -78,8 +83,9 @@ def _warm(given: argparse.Namespace) -> None:
     work: list[Callable[[], Any]] = []
     for name in gpu_cases.NETWORKS:
         work.append(
-            lambda name=name: gpu_training._first(
-                gpu_training.prepared("ninefold", gpu_cases.network(name).to(gpu_training.DEVICE)),
+            lambda model=gpu_cases.network(name).to(gpu_training.DEVICE): gpu_training.first_step(
+                gpu_training.prepared("ninefold", model),
+                model,
                 torch.randn(2, 3, gpu_training.SIZE, gpu_training.SIZE, device=gpu_training.DEVICE),
                 torch.randint(gpu_training.CLASSES, (2,), device=gpu_training.DEVICE),
             )
@@ -92,6 +98,19 @@ def _warm(given: argparse.Namespace) -> None:
     for number, job in enumerate(work):
         _guarded(f"job {number}", job)
     print(f"{compiled} kernels")
+
+
+def _compiles(kernel: Any, args: Sequence[Any], config: launch.Config, constants: Mapping[str, Any]) -> str:
+    """What a kernel is compiled for, about as Triton sees it: two calls that share it have the same words."""
+    seen = []
+    for name, arg in zip(kernel.arg_names, args, strict=False):
+        if isinstance(arg, torch.Tensor):
+            seen.append(str(arg.dtype))
+        elif isinstance(arg, int) and name not in kernel.do_not_specialize:
+            seen.append("1" if arg == 1 else "16" if arg % 16 == 0 else "any")
+        else:
+            seen.append(type(arg).__name__)
+    return f"{kernel.fn.__name__} {' '.join(seen)} {config} {sorted(constants.items())}"
 
 
 def _warm_compile(given: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from ninefold.training import checkpoints
 from ninefold.training.capture import Unsupported, capture
 from ninefold.training.evaluation import Evaluation
 from ninefold.training.learning import Learning
+from ninefold.training.replay import Replayed
 
 _log = logging.getLogger("ninefold")
 
@@ -27,10 +28,11 @@ def backend(
 ) -> Run:
     """Return what computes `graph` from now on; Dynamo guards grad mode, shapes, dtypes and devices.
 
-    `options`: "activations" is what is kept for the backward pass, "float32" or "bfloat16". Raises ValueError
-    for another; nothing for a graph that it does not understand: that one runs in PyTorch.
+    `options`: "activations" is what is kept for the backward pass, "float32" or "bfloat16"; "graphs" whether
+    steps on a GPU are replayed as CUDA graphs. Raises ValueError for another; nothing for a graph that it does
+    not understand: that one runs in PyTorch.
     """
-    keep = check_options(options)
+    keep, graphs = check_options(options)
     run: Run = graph.forward
     try:
         refused = _wants_pytorch(example_inputs)
@@ -38,7 +40,8 @@ def backend(
         if gradients_wanted(example_inputs) or on_gpu(example_inputs):
             learning = Learning(graph, example_inputs, keep, refused=refused)
             _log.info("torch.compile: %s", learning.report())
-            return learning.run
+            replays = graphs and on_gpu(example_inputs) and gradients_wanted(example_inputs)
+            return Replayed(learning.run) if replays else learning.run
         run = checkpoints.restored(graph)
         if refused:
             raise Unsupported(refused)
@@ -54,17 +57,24 @@ def backend(
     return evaluation.run
 
 
-def check_options(options: Mapping[str, Any] | None) -> str:
-    """What is kept for the backward pass; raises ValueError or TypeError for one that there is not."""
+def check_options(options: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """What is kept for the backward pass, and whether steps are replayed.
+
+    Raises ValueError or TypeError for what there is not.
+    """
     options = dict(options or {})
-    keep = options.pop("activations", None)
+    keep, graphs = options.pop("activations", None), options.pop("graphs", False)
     if options:
-        raise ValueError(f"`options` must have no other key than 'activations', got {sorted(options)}")
+        raise ValueError(
+            f"`options` must have no other keys than 'activations' and 'graphs', got {sorted(options)}"
+        )
     if not (keep is None or isinstance(keep, str)):
         raise TypeError(f"`activations` must be None or a string, got {type(keep).__name__}")
     if keep not in (None, *KEPT):
         raise ValueError(f"`activations` must be None, 'float32' or 'bfloat16', got {keep!r}")
-    return keep or "float32"
+    if not isinstance(graphs, bool):
+        raise TypeError(f"`graphs` must be True or False, got {type(graphs).__name__}")
+    return keep or "float32", graphs
 
 
 def gradients_wanted(inputs: Sequence[Any]) -> bool:

@@ -13,22 +13,27 @@ from ninefold.inference.result import InferenceModel
 from ninefold.training.compiler import backend, check_options
 
 
-def for_training(model: nn.Module, activations: str | None = None) -> nn.Module:
+def for_training(model: nn.Module, activations: str | None = None, *, graphs: bool = False) -> nn.Module:
     """Let a model train in Ninefold's kernels from now on, and return it: same modules, same state_dict.
 
     It is `model.compile(backend="ninefold")`: the first call of each kind compiles, which takes seconds.
     `activations` is the dtype in which images are kept for the backward pass: None (as they are) or
-    "bfloat16", which halves their memory and costs accuracy. `ninefold.training.summary(model)` says what
-    became of each convolution, `ninefold.restore(model)` undoes it. Copies and pickles are plain models.
+    "bfloat16", which halves their memory and costs accuracy. With `graphs` a GPU's steps are recorded at the
+    third call with images of one shape and replayed from then on as CUDA graphs, which spares the processor
+    a thousand launches a step; what cannot be recorded runs as without, and so does everything on a CPU. A
+    replayed step is differentiated once: a second time raises RuntimeError.
 
-    Raises TypeError for what is no module, ValueError for another dtype and for a frozen network.
+    `ninefold.training.summary(model)` says what became of each convolution, `ninefold.restore(model)` undoes
+    it. Copies and pickles are plain models. Raises TypeError for what is no module or no bool, ValueError for
+    another dtype and for a frozen network.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     if isinstance(model, InferenceModel):
         raise ValueError("`model` must be the original, got the frozen copy that for_inference made of it")
-    options: dict[str, Any] | None = {"activations": activations} if activations is not None else None
-    check_options(options)
+    asked: dict[str, Any] = {"activations": activations, "graphs": graphs}
+    check_options(asked)
+    options = {key: value for key, value in asked.items() if value} or None
     run = model._call_impl
     # As torch.compile(model) does: Dynamo skips frames of torch.nn's own files, `Sequential.forward` for one.
     if trace_rules.check(model.forward):
