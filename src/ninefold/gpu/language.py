@@ -1,7 +1,7 @@
 """What every Triton kernel here is written in: activations and their slopes, and how an image is read.
 
 Tiles are (lanes, channels): lanes are positions of an image, channels lie side by side in memory. Arithmetic
-is float32 whatever the images are. Comparisons let NaN pass, as PyTorch's do; `tl.minimum` would not.
+is float32 whatever the images are. NaN passes, as in PyTorch; `tl.minimum` by itself would not let it.
 
 An image between two convolutions is raw, with `numbers` (4, C): mean, variance, scale and shift. It is read
 as activation(scale·(z - mean) + shift). A gradient is kept as it is behind the activation's slope; with
@@ -16,15 +16,15 @@ import triton.language as tl
 
 @triton.jit
 def clip(x, low, high):
-    """Clip to [low, high]; NaN stays NaN."""
-    return tl.where(x < low, low, tl.where(x > high, high, x))
+    """Clip to [low, high]; NaN stays NaN. Two instructions, where two comparisons were four."""
+    return tl.clamp(x, low, high, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
     """An activation by its name; `None` is none."""
     if ACTIVATION == "relu":
-        x = tl.where(x < 0, 0.0, x)
+        x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "relu6":
         x = clip(x, 0.0, 6.0)
     elif ACTIVATION == "silu":
@@ -86,22 +86,38 @@ def vector(pointer, channels, c, absent: tl.constexpr):
 
 
 @triton.jit
-def normalised(z, numbers, channels, c, ACTIVATION: tl.constexpr):
-    """activation(scale·(z - mean) + shift) of a tile (lanes, channels)."""
+def normalised(z, numbers, channels, c, ACTIVATION: tl.constexpr, EXACT: tl.constexpr):
+    """activation(scale·(z - mean) + shift) of a tile (lanes, channels), or at the places c of a flat one.
+
+    Unless EXACT it is one multiplication, scale·z + (shift - scale·mean): where images have 8 or 11 bits, what
+    float32 loses to a large mean is less than they have lost already.
+    """
     mean, scale, shift = (
         row(numbers, 0, channels, c),
         row(numbers, 2, channels, c),
         row(numbers, 3, channels, c),
     )
-    return activate(scale[None, :] * (z - mean[None, :]) + shift[None, :], ACTIVATION)
+    if len(z.shape) > 1:
+        mean, scale, shift = mean[None, :], scale[None, :], shift[None, :]
+    if EXACT:
+        z = scale * (z - mean) + shift
+    else:
+        z = scale * z + (shift - scale * mean)
+    return activate(z, ACTIVATION)
 
 
 @triton.jit
-def turned(g, z, numbers, turn, channels, c):
-    """p·(g + q·(z - mean) + r) of two tiles (lanes, channels)."""
+def turned(g, z, numbers, turn, channels, c, EXACT: tl.constexpr):
+    """p·(g + q·(z - mean) + r) of two tiles (lanes, channels) or of two flat ones; EXACT as above."""
     mean = row(numbers, 0, channels, c)
     p, q, r = row(turn, 0, channels, c), row(turn, 1, channels, c), row(turn, 2, channels, c)
-    return p[None, :] * (g + q[None, :] * (z - mean[None, :]) + r[None, :])
+    if len(z.shape) > 1:
+        mean, p, q, r = mean[None, :], p[None, :], q[None, :], r[None, :]
+    if EXACT:
+        z = p * (g + q * (z - mean) + r)
+    else:
+        z = p * g + (p * q * z + p * (r - q * mean))
+    return z
 
 
 @triton.jit
@@ -111,12 +127,13 @@ def read(image, beside, offsets, mask, numbers, turn, channels, c, ACTIVATION: t
     Without `numbers` as it lies there, with them normalised and activated; with `turn` it is a gradient, and
     `beside` the raw image that it belongs to.
     """
+    EXACT: tl.constexpr = image.dtype.element_ty == tl.float32
     value = tl.load(image + offsets, mask=mask, other=0.0).to(tl.float32)
     if turn is not None:
         z = tl.load(beside + offsets, mask=mask, other=0.0).to(tl.float32)
-        value = tl.where(mask, turned(value, z, numbers, turn, channels, c), 0.0)
+        value = tl.where(mask, turned(value, z, numbers, turn, channels, c, EXACT), 0.0)
     elif numbers is not None:
-        value = tl.where(mask, normalised(value, numbers, channels, c, ACTIVATION), 0.0)
+        value = tl.where(mask, normalised(value, numbers, channels, c, ACTIVATION, EXACT), 0.0)
     return value
 
 
