@@ -183,7 +183,8 @@ def everything(given: argparse.Namespace) -> int:
     take(follow([*jobs, tests], end, quiet=True))
     found["tests"] = {"command": "pytest tests/gpu", "result": _last(tests)}
     found["compiled"] = {"result": [_last(job) for job in jobs]}
-    print(f"  tests/gpu: {_last(tests)}", flush=True)
+    failed = [line for line in tests.lines if line.startswith(("FAILED", "ERROR"))]
+    print(f"  tests/gpu: {_last(tests)}", *failed, sep="\n    ", flush=True)
     for job in jobs:
         print(f"  {job.name}: {_last(job)}", flush=True)
 

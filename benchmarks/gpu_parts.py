@@ -47,7 +47,7 @@ def _machine(given: argparse.Namespace) -> None:
 
 
 def _warm(given: argparse.Namespace) -> None:
-    """Compile a share of all kernels: all jobs are done on two images, and only this share's kernels start."""
+    """Compile a share of all kernels: every job is done on two images, only this share's kernels start."""
     mine, workers = map(int, given.way.split("/"))
     start, met = launch.run, set()
     compiled = 0
@@ -82,14 +82,7 @@ def _warm(given: argparse.Namespace) -> None:
     gpu_layers.FURTHEST = gpu_layers.FURTHEST_GRADIENT = float("inf")
     work: list[Callable[[], Any]] = []
     for name in gpu_cases.NETWORKS:
-        work.append(
-            lambda model=gpu_cases.network(name).to(gpu_training.DEVICE): gpu_training.first_step(
-                gpu_training.prepared("ninefold", model),
-                model,
-                torch.randn(2, 3, gpu_training.SIZE, gpu_training.SIZE, device=gpu_training.DEVICE),
-                torch.randint(gpu_training.CLASSES, (2,), device=gpu_training.DEVICE),
-            )
-        )
+        work.append(lambda name=name: _step(name))
     for case in gpu_cases.MOBILENET_V1:
         work.append(lambda case=case: gpu_layers.separable_forward(case, 2))
         work.append(lambda case=case: gpu_layers.separable_training(case, 2))
@@ -100,13 +93,20 @@ def _warm(given: argparse.Namespace) -> None:
     print(f"{compiled} kernels")
 
 
+def _step(name: str) -> None:
+    model = gpu_cases.network(name).to(gpu_training.DEVICE)
+    images = torch.randn(2, 3, gpu_training.SIZE, gpu_training.SIZE, device=gpu_training.DEVICE)
+    labels = torch.randint(gpu_training.CLASSES, (2,), device=gpu_training.DEVICE)
+    gpu_training.first_step(gpu_training.prepared("ninefold", model), model, images, labels)
+
+
 def _compiles(kernel: Any, args: Sequence[Any], config: launch.Config, constants: Mapping[str, Any]) -> str:
     """What a kernel is compiled for, about as Triton sees it: two calls that share it have the same words."""
     seen = []
     for name, arg in zip(kernel.arg_names, args, strict=False):
         if isinstance(arg, torch.Tensor):
             seen.append(str(arg.dtype))
-        elif isinstance(arg, int) and name not in kernel.do_not_specialize:
+        elif isinstance(arg, int) and name not in launch.EXTENTS:
             seen.append("1" if arg == 1 else "16" if arg % 16 == 0 else "any")
         else:
             seen.append(type(arg).__name__)

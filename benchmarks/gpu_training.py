@@ -1,8 +1,8 @@
 """One training step of a network on a GPU: bfloat16 autocast, SGD with momentum, its time and peak memory.
 
 Each way of training has a process of its own. Before its time counts, how far the loss falls in a few steps
-on one batch is held to PyTorch's in float32. Not the gradient: at the start rounding to bfloat16 turns most of
-it about, in PyTorch too (its distance from float32's is 1.0 to 1.2 of its length), and no bound would tell.
+on one batch is held to PyTorch's in float32. Not the gradient: at the start rounding to bfloat16 turns most
+of it about, in PyTorch too (it is 1.0 to 1.2 of its length away from float32's), and no bound would tell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gpu_cases
-import gpu_timing
 import ninefold
 
 DEVICE = "cuda"
@@ -115,7 +114,12 @@ def first_step(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor
 
 
 def _fall(
-    run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor, labels: Tensor, *, autocast: bool = True
+    run: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    autocast: bool = True,
 ) -> float:
     """By how much the loss of one batch falls in a few steps."""
     optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)

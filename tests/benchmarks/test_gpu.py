@@ -120,9 +120,9 @@ def test_all_parts_in_their_order(
     assert gpu.everything(given) == 0
     order = list(dict.fromkeys(parts))
     assert order == ["machine", "warm", "warm-compile", "tests", "layers", "training", "compiled"]
-    assert parts.count("training") == 8
+    assert parts.count("training") == 10
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert len(written["training"]) == 8 and len(written["layers"]) == 2
+    assert len(written["training"]) == 10 and len(written["layers"]) == 2
     assert written["tests"]["result"] == "70 passed in 3 s" and written["machine"]["name"] == "A GPU"
     said = capsys.readouterr().out
     assert "mobilenetv2_100 by ninefold, batch 256: 20.0 ms a step, 5.00 GB" in said

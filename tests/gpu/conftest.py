@@ -24,11 +24,12 @@ collect_ignore_glob = (
         "test_inference.py",
         "test_operators.py",
         "test_registration.py",
+        "test_replay.py",
         "test_separable_gradients.py",
     ]
 )
 if INTERPRETED:
-    collect_ignore_glob += ["test_compiled.py", "test_traced.py"]
+    collect_ignore_glob += ["test_compiled.py", "test_replay.py", "test_traced.py"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Steps replayed as CUDA graphs, without a GPU: a tape of operators stands for a graph (tests/gpu has real ones)."""
+"""Steps replayed as CUDA graphs, without a GPU: a tape of operators for a graph (tests/gpu has real ones)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ninefold.training.replay import Replayed
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph does, on the CPU: notes every operator with its tensors, and does them again in place.
+    """What a CUDA graph does, on the CPU: notes every operator and its tensors, and does them again in place.
 
     While a GPU records nothing is computed, so what is written in place meanwhile is put back.
     """

@@ -77,7 +77,7 @@ def test_what_is_no_dtype_of_activations(model, images):
 
 def test_an_unknown_option(model, images):
     fast = torch.compile(model, backend="ninefold", options={"speed": 3})
-    with pytest.raises(Exception, match="`options` must have no other key than 'activations'"):
+    with pytest.raises(Exception, match="`options` must have no other keys than 'activations'"):
         fast(images)
 
 

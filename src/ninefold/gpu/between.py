@@ -236,8 +236,8 @@ def normalise_backward(
 def _flat(image: Tensor) -> tuple[tuple[int], dict[str, int]]:
     """The grid of what takes values as they lie, whatever their channels.
 
-    Blocks of pixels × 64 channels left a quarter of their lanes idle at 96 and at 144 channels: 2.4 to 3.2 TB/s
-    on an H200, where 192 channels went at 4.2.
+    Blocks of pixels × 64 channels left a quarter of their lanes idle at 96 and at 144 channels: 2.4 to 3.2
+    TB/s on an H200, where 192 channels went at 4.2.
     """
     return (launch.blocks(image.numel(), _VALUES),), {
         "DIVISOR": launch.divisor(image.shape[1]),

@@ -89,8 +89,8 @@ def vector(pointer, channels, c, absent: tl.constexpr):
 def normalised(z, numbers, channels, c, ACTIVATION: tl.constexpr, EXACT: tl.constexpr):
     """activation(scale·(z - mean) + shift) of a tile (lanes, channels), or at the places c of a flat one.
 
-    Unless EXACT it is one multiplication, scale·z + (shift - scale·mean): where images have 8 or 11 bits, what
-    float32 loses to a large mean is less than they have lost already.
+    Unless EXACT it is one multiplication, scale·z + (shift - scale·mean): where images have 8 or 11 bits,
+    what float32 loses to a large mean is less than they have lost already.
     """
     mean, scale, shift = (
         row(numbers, 0, channels, c),
@@ -99,10 +99,7 @@ def normalised(z, numbers, channels, c, ACTIVATION: tl.constexpr, EXACT: tl.cons
     )
     if len(z.shape) > 1:
         mean, scale, shift = mean[None, :], scale[None, :], shift[None, :]
-    if EXACT:
-        z = scale * (z - mean) + shift
-    else:
-        z = scale * z + (shift - scale * mean)
+    z = scale * (z - mean) + shift if EXACT else scale * z + (shift - scale * mean)
     return activate(z, ACTIVATION)
 
 
@@ -113,11 +110,7 @@ def turned(g, z, numbers, turn, channels, c, EXACT: tl.constexpr):
     p, q, r = row(turn, 0, channels, c), row(turn, 1, channels, c), row(turn, 2, channels, c)
     if len(z.shape) > 1:
         mean, p, q, r = mean[None, :], p[None, :], q[None, :], r[None, :]
-    if EXACT:
-        z = p * (g + q * (z - mean) + r)
-    else:
-        z = p * g + (p * q * z + p * (r - q * mean))
-    return z
+    return p * (g + q * (z - mean) + r) if EXACT else p * g + (p * q * z + p * (r - q * mean))
 
 
 @triton.jit

@@ -29,8 +29,8 @@ def backend(
     """Return what computes `graph` from now on; Dynamo guards grad mode, shapes, dtypes and devices.
 
     `options`: "activations" is what is kept for the backward pass, "float32" or "bfloat16"; "graphs" whether
-    steps on a GPU are replayed as CUDA graphs. Raises ValueError for another; nothing for a graph that it does
-    not understand: that one runs in PyTorch.
+    steps on a GPU are replayed as CUDA graphs. Raises ValueError for another; nothing for a graph that it
+    does not understand: that one runs in PyTorch.
     """
     keep, graphs = check_options(options)
     run: Run = graph.forward

@@ -5,9 +5,10 @@ processor's that asks for them. Recorded, its forward pass is one launch and its
 
 The first calls with inputs of some shapes run as ever, while the planner measures; the next is recorded. An
 input that lay at one address in every call (a weight, a running statistic) is read and written there, after
-a look whether it still does; any other is copied to where the graph reads it. What comes out is a copy too, so nothing that a caller holds
-is written over. A recording has one set of kept images: a second forward pass before the first one's backward
-pass runs without it. What cannot be recorded runs as ever, and the logger "ninefold" says why.
+a look whether it still does; any other is copied to where the graph reads it. What comes out is a copy too,
+so nothing that a caller holds is written over. A recording has one set of kept images: a second forward pass
+before the first one's backward pass runs without it. What cannot be recorded runs as ever, and the logger
+"ninefold" says why.
 """
 
 from __future__ import annotations
