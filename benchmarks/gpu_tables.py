@@ -38,7 +38,7 @@ def line(kind: str, result: dict[str, Any], limits: dict[str, float]) -> str:
         name = f"{result['network']} by {result['way']}, batch {result['batch']}"
         if "seconds" not in result:
             return f"  {name}: WRONG, its loss's fall is off by {result['distance']:.0%}"
-        told = f"{1e3 * result['seconds']:.1f} ms a step, {result['peak_bytes'] / 1e9:.2f} GB"
+        told = f"{1e3 * result['seconds']:.1f} ms a step, {_gigabytes(result)} GB"
         return f"  {name}: {told}; first step {result['first_step']:.0f} s"
     times = "  ".join(f"{name} {1e6 * seconds:.1f}" for name, seconds in result["seconds"].items())
     wrong = f"  WRONG: {', '.join(result['wrong'])}" if result["wrong"] else ""
@@ -106,6 +106,10 @@ def _layers(rows: list[dict[str, Any]], limits: dict[str, float]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
+def _gigabytes(row: dict[str, Any]) -> str:
+    return f"{row['peak_bytes'] / 1e9:.2f}" if row["peak_bytes"] else "–"
+
+
 def _training(rows: list[dict[str, Any]]) -> str:
     heads = ["", "ms a step", "images a second", "peak memory, GB", "first step, s"]
     table = [heads, ["---"] * len(heads)]
@@ -115,7 +119,7 @@ def _training(rows: list[dict[str, Any]]) -> str:
             table.append([name, "wrong", "–", "–", f"{row['first_step']:.0f}"])
             continue
         seconds = row["seconds"]
-        cells = f"{1e3 * seconds:.1f}", f"{row['batch'] / seconds:.0f}", f"{row['peak_bytes'] / 1e9:.2f}"
+        cells = f"{1e3 * seconds:.1f}", f"{row['batch'] / seconds:.0f}", _gigabytes(row)
         table.append([name, *cells, f"{row['first_step']:.0f}"])
     page = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     times = {row["way"]: row for row in rows if "seconds" in row}
@@ -125,7 +129,7 @@ def _training(rows: list[dict[str, Any]]) -> str:
         ours, best = (min(some, key=lambda row: row["seconds"]) for some in (own, peers))
         speed = best["seconds"] / ours["seconds"]
         page += f"\n\nNinefold is {speed:.2f} times as fast as the better of the others"
-        if best["peak_bytes"]:
+        if ours["peak_bytes"] and best["peak_bytes"]:
             page += f" and holds {ours['peak_bytes'] / best['peak_bytes']:.2f} times its memory"
         page += "."
     return page
