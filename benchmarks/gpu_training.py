@@ -84,7 +84,7 @@ def measure(name: str, way: str, batch: int, *, seconds: float, until: float) ->
     torch.cuda.reset_peak_memory_stats()
     taken = _steps(step, seconds, until)
     memory = torch.cuda.max_memory_allocated()
-    # Recorded steps hold their images in memory of their own, which counts as allocated while recording alone.
+    # Recorded steps hold images in memory of their own: allocated while recording, only reserved afterwards.
     _release()
     memory = max(memory, torch.cuda.memory_reserved())
     return made | {"seconds": median(taken), "steps": len(taken), "peak_bytes": memory}
