@@ -227,6 +227,38 @@ def test_blocks_that_fail_only_together_run_one_by_one_and_it_is_said(separable,
     torch.testing.assert_close(fast(X), model(X).detach(), rtol=1e-5, atol=1e-5)
 
 
+class Cancelling(nn.Module):
+    """Takes away again what its last bias adds, and digits with it: 5e-4 of the range, in PyTorch too."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.last = body, nn.Conv2d(8, 8, 1)
+        nn.init.constant_(self.last.bias, 1e4)
+
+    def forward(self, x):
+        return self.last(self.body(x)) - 1e4
+
+
+def test_where_rounding_decides_kernels_stay_and_it_is_said(separable):
+    model = Cancelling(separable()).eval()
+    with pytest.warns(RuntimeWarning, match="rounding decides: PyTorch is .* from float64"):
+        fast = ninefold.for_inference(model, X)
+    assert {layer.how for layer in fast.layers} <= {"fused", "kernel"}
+    assert "rounding decides" in fast.summary()
+    torch.testing.assert_close(fast(X), model(X).detach(), rtol=0, atol=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore:for_inference. rounding decides")
+def test_rounding_excuses_no_wrong_block(separable, monkeypatch):
+    model = Cancelling(separable()).eval()
+    _spoil(monkeypatch, "body.3")
+    fast = ninefold.for_inference(model, X)
+    assert [layer.why for layer in fast.layers if layer.name == "body.3"] == [
+        "its kernel disagreed with PyTorch"
+    ]
+    torch.testing.assert_close(fast(X), model(X).detach(), rtol=0, atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [(MemoryError, "std::bad_alloc"), (RuntimeError, "[enforce fail] can't allocate memory: you tried")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from ninefold.ops.sequence import Sequence
 
 # A block disagrees if it is further from the original than this share of the original's range.
 TOLERANCE = 1e-4
+_OWN = 10  # times PyTorch's distance from float64, by chance, may ours be where every block agrees
+_MOST = 1e-2  # of a range, where PyTorch's own distance shall end
 _DISAGREED = "disagreed with PyTorch"
 
 Leaves = list[Any]
@@ -65,7 +68,8 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool =
     Which stages run fused is estimated, or `measured`.
 
     A block that disagrees or raises is left to PyTorch and named in the layers; if the whole does and no
-    block, everything is; if blocks do only as one call, they run one by one and the plan's note says so.
+    block, everything is, unless it is about as near to float64 as PyTorch: then rounding alone makes the
+    difference, and the note says so. If blocks do only as one call, they run one by one, and it is noted.
     Raises DisagreementError if even the captured graph computes something else, and what there was no memory
     for.
     """
@@ -103,10 +107,13 @@ def make(captured: Captured, inputs: Leaves, wanted: Leaves, *, measured: bool =
         kernels = {block: kernel for block, kernel in kernels.items() if block not in bad}
         run, linear = _build(source, kernels)
         if why := _complaint(run, inputs, wanted):
-            kernels, fallen = {}, f"the network as a whole {why}"
-            run, linear = _build(source, kernels)
-            if _complaint(run, inputs, wanted):
-                raise DisagreementError("its captured graph does not compute what the model computes")
+            plain, plainly = _build(source, {})
+            run, linear = _build(source, kernels, joined=not gpu)
+            note = _as_near_the_truth(run, plain, inputs, wanted) if kernels else ""
+            if not note:
+                kernels, fallen, run, linear = {}, f"the network as a whole {why}", plain, plainly
+                if _complaint(run, inputs, wanted):
+                    raise DisagreementError("its captured graph does not compute what the model computes")
     scale = examples(captured, inputs), captured.batch or examples(captured, inputs)
     layers = describe(source, {block: whys.get(block, "") for block in kernels}, linear, left, fallen, scale)
     return Plan(run, captured, layers, note)
@@ -118,8 +125,8 @@ def examples(captured: Captured, inputs: Leaves) -> int:
     return next(found, captured.batch or 1)
 
 
-def close(got: Tensor, wanted: Tensor) -> bool:
-    """Whether a result agrees to `TOLERANCE` of the wanted one's range, with the same NaN and infinities."""
+def close(got: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether a result agrees to a share of the wanted one's range, with the same NaN and infinities."""
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return False
     if not wanted.is_floating_point() or wanted.numel() == 0:
@@ -132,10 +139,43 @@ def close(got: Tensor, wanted: Tensor) -> bool:
     ours, theirs = got[finite].double(), wanted[finite].double()
     if ours.numel() == 0:
         return True
-    extent = max(float(theirs.max() - theirs.min()), float(theirs.abs().max()) * 1e-2, 1e-30)
+    extent = _extent(theirs)
     # Dtypes of few digits differ by some of the last: a block rounds once where PyTorch does thrice.
-    tolerance = max(TOLERANCE, 8 * torch.finfo(wanted.dtype).eps)
+    tolerance = max(tolerance, 8 * torch.finfo(wanted.dtype).eps)
     return bool((ours - theirs).abs().max() <= tolerance * extent)
+
+
+def _extent(wanted: Tensor) -> float:
+    return max(float(wanted.max() - wanted.min()), float(wanted.abs().max()) * 1e-2, 1e-30)
+
+
+def _as_near_the_truth(run: GraphModule, plain: GraphModule, inputs: Leaves, wanted: Leaves) -> str:
+    """Say how far PyTorch is from float64 where a graph is about as far, and so right too; else nothing."""
+    doubles = [leaf.double() if _is_float32(leaf) else leaf for leaf in replay.copied(inputs)]
+    try:
+        with torch.no_grad():
+            truth = list(copy.deepcopy(plain).double()(*doubles))
+            got = list(run(*replay.copied(inputs)))
+    except Exception:
+        return ""
+    furthest = 0.0
+    for right, ours, theirs in zip(truth, got, wanted, strict=True):
+        if not _is_float32(theirs):
+            if not close(ours, theirs):
+                return ""
+            continue
+        away = float((theirs.double() - right).abs().max()) / _extent(right)
+        # Where rounding moves more than that, nothing tells right from wrong; NaN is no agreement either.
+        if not (away <= _MOST and close(ours, right.float(), max(TOLERANCE, _OWN * away))):
+            return ""
+        furthest = max(furthest, away)
+    return (
+        f"rounding decides: PyTorch is {furthest:.0e} of the range from float64, this at most {_OWN} times it"
+    )
+
+
+def _is_float32(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dtype is torch.float32 and leaf.numel() > 0
 
 
 def _build(
