@@ -1,10 +1,10 @@
 """`make sanitize`: the C++ runtime and the kernels under sanitizers, without Python.
 
-AddressSanitizer and UndefinedBehaviorSanitizer watch random layers and plans, ThreadSanitizer threads that
-share them. The kernels are instrumented too (Halide has the passes). Each sanitizer is first shown a fault
-inside a kernel, which it must report: one that sees nothing is no witness. ThreadSanitizer sees accesses of
-up to 16 bytes, so there the kernels are those of 128-bit vectors; loops run on the calling thread, because
-gcc's OpenMP runtime is not instrumented.
+AddressSanitizer and UndefinedBehaviorSanitizer watch random layers, plans and training passes, forward and
+backward, ThreadSanitizer threads that share layers and a plan. The kernels are instrumented too (Halide has
+the passes). Each sanitizer is first shown a fault inside a kernel, which it must report: one that sees
+nothing is no witness. ThreadSanitizer sees accesses of up to 16 bytes, so there the kernels are those of
+128-bit vectors; loops run on the calling thread, because gcc's OpenMP runtime is not instrumented.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import record
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"
+COUNTED = {"address": "cases of layers, plans and training passes", "thread": "rounds of eight threads"}
 REPORTS = {"address": "AddressSanitizer: heap-buffer-overflow", "thread": "ThreadSanitizer: data race"}
 
 
@@ -45,8 +46,7 @@ def main() -> int:
             print(f"{sanitizer}: failed, {driver} {' '.join(work[sanitizer])}", file=sys.stderr)
             return 1
         if options.write:
-            what = {"address": "random layers and plans", "thread": "rounds of eight threads"}[sanitizer]
-            row = {"counted": {what: int(work[sanitizer][1])}, "failed": 0}
+            row = {"counted": {COUNTED[sanitizer]: int(work[sanitizer][1])}, "failed": 0}
             record.keep("commands", {f"make sanitize, {sanitizer}": row})
     return 0
 
