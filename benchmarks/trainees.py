@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from ninefold import measure, models
+from ninefold.ops import passes
 
 NINEFOLD = "Ninefold"
 RIGHT = "float64"
@@ -188,6 +189,8 @@ def _memory(step: Callable[[], float], parameters: list[torch.nn.Parameter]) -> 
     for parameter in parameters:
         parameter.grad = None
     gc.collect()
+    # What one step leaves for the next belongs to a step, too.
+    passes.release_images()
     ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text("5")

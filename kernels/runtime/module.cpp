@@ -1,5 +1,6 @@
 // The Python face of the kernels: raw addresses and shapes in, nothing of PyTorch.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -166,6 +167,18 @@ void bind_training(nb::module_& m) {
             train_turn(gradient, written(out), threads);
         },
         unlocked);
+    m.def(
+        "image",
+        [](int64_t n, int64_t h, int64_t w, int64_t c) {
+            auto* memory = new Floats(allocate_image(size_t(n) * h * w * c));
+            nb::capsule owner(memory, [](void* p) noexcept { delete static_cast<Floats*>(p); });
+            const size_t shape[] = {size_t(n), size_t(c), size_t(h), size_t(w)};
+            const int64_t strides[] = {h * w * c, 1, w * c, c};
+            return nb::ndarray<float, nb::device::cpu>(memory->get(), 4, shape, owner, strides);
+        },
+        nb::arg("batch"), nb::arg("height"), nb::arg("width"), nb::arg("channels"),
+        "Memory for a large image, channels-last, for DLPack; it is kept when nobody holds it any more.");
+    m.def("release_images", &release_images, "Give back what is kept for large images.");
     m.def("train_normalisation",
           [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {
               train_normalisation(written(numbers), read(gamma), read(beta), epsilon, channels);

@@ -13,6 +13,7 @@ from ninefold.ops.cpu import Pair, Sides, _kernels
 from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense
 
 FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
+LARGE = 32 << 20  # bytes, from which on glibc maps every array anew, whatever it is told
 
 
 def _operand(x: Operand) -> _kernels.Operand:
@@ -40,7 +41,7 @@ def depthwise(
     """Filter an operand; `moments`, two rows, takes the output's mean and biased variance."""
     packed = cpu.Convolution(weight, bias, stride, dilation, weight.shape[0], None, x.z.shape[1])
     n, _, h, w = x.z.shape
-    out = cpu._empty(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
+    out = _image(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
     sides = _kernels.Padding(*padding)
     _kernels.train_depthwise(
         packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
@@ -52,7 +53,7 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     """Combine an operand's channels; `moments`, two rows, takes the output's mean and biased variance."""
     packed = cpu.Convolution(weight, bias, (1, 1), (1, 1), 1, None, x.z.shape[1])
     n, _, h, w = x.z.shape
-    out = cpu._empty(n, weight.shape[0], h, w)
+    out = _image(n, weight.shape[0], h, w)
     _kernels.train_pointwise(
         packed.kernel, _operand(x), out.data_ptr(), _address(moments), torch.get_num_threads()
     )
@@ -179,9 +180,20 @@ def _room(x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
     sums = needed[1] and x.numbers is not None
     return Gradients(
         torch.empty_like(weight) if needed[0] else None,
-        torch.empty_like(x.z) if needed[1] else None,
+        _image(*x.z.shape) if needed[1] else None,
         torch.empty((2, x.z.shape[1]), dtype=torch.float64) if sums else None,
     )
+
+
+def release_images() -> None:
+    """Give back to the system the memory of large images that is kept for the next."""
+    _kernels.release_images()
+
+
+def _image(n: int, c: int, h: int, w: int) -> Tensor:
+    if 4 * n * c * h * w < LARGE:
+        return cpu._empty(n, c, h, w)
+    return torch.from_dlpack(_kernels.image(n, h, w, c))
 
 
 def _addresses(made: Gradients) -> tuple[int, int, int]:

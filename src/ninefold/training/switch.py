@@ -10,7 +10,8 @@ from torch._dynamo import external_utils, trace_rules
 from torch._dynamo.exc import TorchRuntimeError
 
 from ninefold.inference.result import InferenceModel
-from ninefold.training.compiler import backend, check_options
+from ninefold.ops import backend, passes
+from ninefold.training import compiler
 
 
 def for_training(model: nn.Module, activations: str | None = None, *, graphs: bool = False) -> nn.Module:
@@ -32,13 +33,13 @@ def for_training(model: nn.Module, activations: str | None = None, *, graphs: bo
     if isinstance(model, InferenceModel):
         raise ValueError("`model` must be the original, got the frozen copy that for_inference made of it")
     asked: dict[str, Any] = {"activations": activations, "graphs": graphs}
-    check_options(asked)
+    compiler.check_options(asked)
     options = {key: value for key, value in asked.items() if value} or None
     run = model._call_impl
     # As torch.compile(model) does: Dynamo skips frames of torch.nn's own files, `Sequential.forward` for one.
     if trace_rules.check(model.forward):
         run = external_utils.wrap_inline(run)
-    compiled = torch.compile(run, backend=backend, options=options)
+    compiled = torch.compile(run, backend=compiler.backend, options=options)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -54,9 +55,12 @@ def for_training(model: nn.Module, activations: str | None = None, *, graphs: bo
 def restore(model: nn.Module) -> nn.Module:
     """Let a model run in PyTorch again, as before `for_training`, and return it.
 
+    The memory that training keeps between steps, for its largest images, goes back to the system.
     Raises TypeError for what is no module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     model.__dict__.pop("_compiled_call_impl", None)
+    if backend.kernels():
+        passes.release_images()
     return model

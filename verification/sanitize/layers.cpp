@@ -1,0 +1,67 @@
+// One layer of each kind, against plain loops.
+#include <cstdio>
+#include <stdexcept>
+
+#include "cases.h"
+
+namespace ninefold {
+
+// One layer of each kind on one image, under the kernels in use.
+int layers(Random& random, int threads, const std::string& where) {
+    const Picture x =
+        picture(random, random.of({1, 1, 2}), random.between(1, 17), random.between(1, 17), channels(random));
+    const int64_t c = x.shape.channels, wide = channels(random);
+    const Convolution standard = convolution(random, c, wide, 1, true),
+                      grouped = convolution(random, c, c * 2, int(c), true), // as Conv2d: one input a group
+        expand = convolution(random, c, wide, 1, false),
+                      filter = convolution(random, wide, wide * random.of({1, 1, 2}), int(wide), true),
+                      project = convolution(random, filter.out_channels, channels(random), 1, false);
+    int done = 0;
+    const auto run = [&](const char* name, const Picture& want, const std::function<void(float*)>& compute) {
+        Numbers out = poisoned(want.shape.numbers());
+        try {
+            compute(out.data());
+        } catch (const std::exception& error) {
+            std::printf("FAILED %s%s: %s\n", name, where.c_str(), error.what());
+            failures++;
+            return;
+        }
+        same(out, want.data, std::string(name) + where);
+        done++;
+    };
+    for (const Convolution* one : {&standard, &grouped})
+        if (fits(x.shape, *one)) {
+            const Conv2d layer(one->weight.data(), one->bias.data(), c, one->out_channels, one->groups,
+                               one->window, one->activation);
+            run("conv2d", naive(x, *one),
+                [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
+        }
+    const Picture expanded = naive(x, expand);
+    const Pointwise expansion = pointwise(expand, threads);
+    run("pointwise", expanded, [&](float* out) {
+        expansion.run(x.data.data(), c, x.shape.batch * x.shape.pixels(), nullptr, nullptr, {out, wide},
+                      threads);
+    });
+    if (!fits(x.shape, filter)) return done;
+    const Picture filtered = naive(expanded, filter);
+    Picture projected = naive(filtered, project);
+    const Numbers residual = random.integers(projected.shape.numbers());
+    for (size_t i = 0; i < residual.size(); i++)
+        projected.data[i] += residual[i];
+    const Depthwise filtering = depthwise(filter);
+    const Pointwise projection = pointwise(project, threads);
+    run("depthwise", filtered, [&](float* out) {
+        filtering.run(expanded.image(), filter.padding, {out, filter.out_channels}, threads);
+    });
+    const Separable separable(filtering, projection);
+    run("separable", projected,
+        [&](float* out) { separable.run(expanded.image(), filter.padding, residual.data(), out, threads); });
+    const Inverted inverted(expansion, filtering, &projection), unprojected(expansion, filtering, nullptr);
+    run("inverted", projected,
+        [&](float* out) { inverted.run(x.image(), filter.padding, residual.data(), out, threads); });
+    run("inverted, unprojected", filtered,
+        [&](float* out) { unprojected.run(x.image(), filter.padding, nullptr, out, threads); });
+    return done;
+}
+
+} // namespace ninefold
