@@ -2,6 +2,7 @@
 
     python build.py list    --isas native                the kernels' names, one a line
     python build.py kernel  --name avx2.depthwise_3x3_s1 -o DIR
+                           --assembler c++           with the prefetches of ahead.py
     python build.py table   --isas all -o DIR            the C++ table of what was compiled
     python build.py runtime -o DIR                       Halide's own small runtime, once
 
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ahead
 from targets import INSTRUCTION_SETS, InstructionSet
 
 # The kernels of one instruction set: C name -> a function that makes (Func, arguments). Halide is imported
@@ -110,8 +113,13 @@ def _processor_flags() -> list[str]:
     return []
 
 
-def compile_kernel(name: str, folder: Path, sanitizer: str | None = None) -> None:
-    """Write one kernel's object file, and say what it cost; `sanitizer` is watched for by verification/."""
+def compile_kernel(
+    name: str, folder: Path, sanitizer: str | None = None, assembler: str | None = None
+) -> None:
+    """Write one kernel's object file, and say what it cost; `sanitizer` is watched for by verification/.
+
+    With an `assembler` (a C or C++ compiler) those that stream weights ask for them ahead.
+    """
     import halide as hl
 
     isa_name, kernel = name.split(".")
@@ -119,9 +127,15 @@ def compile_kernel(name: str, folder: Path, sanitizer: str | None = None) -> Non
     start = time.perf_counter()
     func, arguments = kernels(isa)[kernel](isa)
     path = folder / f"{name}.o"
-    outputs = {hl.OutputFileType.object: str(path)}
     features = isa.features + {None: "", "address": "-asan", "thread": "-tsan"}[sanitizer]
-    func.compile_to(outputs, arguments, f"ninefold_{isa_name}_{kernel}", hl.Target(features))
+    symbol, target = f"ninefold_{isa_name}_{kernel}", hl.Target(features)
+    if assembler and ahead.suits(isa.target, kernel):
+        words = path.with_suffix(".s")
+        func.compile_to({hl.OutputFileType.assembly: str(words)}, arguments, symbol, target)
+        words.write_text(ahead.with_prefetches(words.read_text()))
+        subprocess.run([assembler, "-c", str(words), "-o", str(path)], check=True)
+    else:
+        func.compile_to({hl.OutputFileType.object: str(path)}, arguments, symbol, target)
     print(f"{name}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
@@ -247,10 +261,11 @@ def main() -> None:
     parser.add_argument("--isas", default="all")
     parser.add_argument("--name")
     parser.add_argument("--sanitize", choices=("address", "thread"))
+    parser.add_argument("--assembler")
     parser.add_argument("-o", "--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
     if arguments.step == "kernel":
-        compile_kernel(arguments.name, arguments.output, arguments.sanitize)
+        compile_kernel(arguments.name, arguments.output, arguments.sanitize, arguments.assembler)
         return
     isas = chosen(arguments.isas)
     if arguments.step == "list":
