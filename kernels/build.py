@@ -2,6 +2,7 @@
 
     python build.py list    --isas native                the kernels' names, one a line
     python build.py kernel  --name avx2.depthwise_3x3_s1 -o DIR
+                           --assembler c++           with the prefetches of ahead.py
     python build.py table   --isas all -o DIR            the C++ table of what was compiled
     python build.py runtime -o DIR                       Halide's own small runtime, once
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ahead
 from targets import INSTRUCTION_SETS, InstructionSet
 
 # The kernels of one instruction set: C name -> a function that makes (Func, arguments). Halide is imported
@@ -82,8 +84,6 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     return made
 
 
-_PREFETCHING = ("batchnorm_apply", "batchnorm_turn")
-
 # Flags of /proc/cpuinfo that an instruction set needs; none: every processor of the architecture has it.
 _NEEDS = {
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"},
@@ -113,8 +113,13 @@ def _processor_flags() -> list[str]:
     return []
 
 
-def compile_kernel(name: str, folder: Path, assembler: str, sanitizer: str | None = None) -> None:
-    """Write one kernel's object file, and say what it cost; `sanitizer` is watched for by verification/."""
+def compile_kernel(
+    name: str, folder: Path, sanitizer: str | None = None, assembler: str | None = None
+) -> None:
+    """Write one kernel's object file, and say what it cost; `sanitizer` is watched for by verification/.
+
+    With an `assembler` (a C or C++ compiler) those that stream memory ask for it ahead (`ahead.py`).
+    """
     import halide as hl
 
     isa_name, kernel = name.split(".")
@@ -122,30 +127,16 @@ def compile_kernel(name: str, folder: Path, assembler: str, sanitizer: str | Non
     start = time.perf_counter()
     func, arguments = kernels(isa)[kernel](isa)
     path = folder / f"{name}.o"
-    text = path.with_suffix(".s")
-    outputs = {hl.OutputFileType.object: str(path)}
-    if kernel in _PREFETCHING:
-        outputs[hl.OutputFileType.assembly] = str(text)
     features = isa.features + {None: "", "address": "-asan", "thread": "-tsan"}[sanitizer]
-    func.compile_to(outputs, arguments, f"ninefold_{isa_name}_{kernel}", hl.Target(features))
-    if kernel in _PREFETCHING:
-        _prefetch_to_second_level(text, path, assembler)
+    symbol, target = f"ninefold_{isa_name}_{kernel}", hl.Target(features)
+    if assembler and (edit := ahead.edit(isa.target, kernel)):
+        words = path.with_suffix(".s")
+        func.compile_to({hl.OutputFileType.assembly: str(words)}, arguments, symbol, target)
+        words.write_text(edit(words.read_text()))
+        subprocess.run([assembler, "-c", str(words), "-o", str(path)], check=True)
+    else:
+        func.compile_to({hl.OutputFileType.object: str(path)}, arguments, symbol, target)
     print(f"{name}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
-
-
-def _prefetch_to_second_level(text: Path, path: Path, assembler: str) -> None:
-    """Assemble anew a kernel that asks for memory ahead of reading it.
-
-    Halide has one kind of prefetch, on x86 the one for what is read once, into the first cache alone: it has
-    no room for as much as must be under way, and reading from memory gained nothing by it. Into the second
-    level it is up to half as fast again (batchnorm.py).
-    """
-    lines = text.read_text()
-    text.unlink()
-    if "prefetchnta" in lines:
-        text.write_text(lines.replace("prefetchnta", "prefetcht1"))
-        subprocess.run([assembler, "-c", str(text), "-o", str(path)], check=True)
-        text.unlink()
 
 
 def write_table(isas: list[InstructionSet], folder: Path) -> None:
@@ -270,11 +261,11 @@ def main() -> None:
     parser.add_argument("--isas", default="all")
     parser.add_argument("--name")
     parser.add_argument("--sanitize", choices=("address", "thread"))
-    parser.add_argument("--assembler", default="cc", help="a C or C++ compiler that takes assembly")
+    parser.add_argument("--assembler")
     parser.add_argument("-o", "--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
     if arguments.step == "kernel":
-        compile_kernel(arguments.name, arguments.output, arguments.assembler, arguments.sanitize)
+        compile_kernel(arguments.name, arguments.output, arguments.sanitize, arguments.assembler)
         return
     isas = chosen(arguments.isas)
     if arguments.step == "list":

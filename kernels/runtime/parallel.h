@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "denormals.h"
+#include "team.h"
 
 namespace ninefold {
 
@@ -29,6 +30,10 @@ void parallel_for(int threads, int64_t count, Body&& body) {
         const DenormalsAreZero flushed;
         for (int64_t i = 0; i < count; i++)
             body(i);
+        return;
+    }
+    if (Team* team = Team::led()) {
+        team->share(threads, count, body);
         return;
     }
     std::exception_ptr failure;

@@ -202,24 +202,27 @@ void Plan::run_together(const std::vector<Image>& inputs, const std::vector<floa
 
     const auto part = [&](int v) { return at[found.homes[v]] + found.first[v]; };
     const auto stride = [&](int v) { return found.shapes[found.homes[v]].channels; };
-    std::vector<Image> operands;
-    for (size_t s = 0; s < steps_.size(); s++) {
-        operands.clear();
-        for (int v : steps_[s].operands) {
-            const Shape& shape = found.shapes[v];
-            operands.push_back({part(v), shape.batch, shape.height, shape.width, shape.channels, stride(v)});
+    in_team(threads, [&] {
+        std::vector<Image> operands;
+        for (size_t s = 0; s < steps_.size(); s++) {
+            operands.clear();
+            for (int v : steps_[s].operands) {
+                const Shape& shape = found.shapes[v];
+                operands.push_back(
+                    {part(v), shape.batch, shape.height, shape.width, shape.channels, stride(v)});
+            }
+            const int value = inputs_ + int(s);
+            const auto start = std::chrono::steady_clock::now();
+            steps_[s].operation->run(operands, found.shapes[value], {part(value), stride(value)}, threads);
+            if (seconds)
+                seconds->push_back(
+                    std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+            if (!poison) continue;
+            for (int v = inputs_; v < inputs_ + int(steps_.size()); v++)
+                if (found.offsets[v] >= 0 && found.last[v] == int(s))
+                    std::fill_n(at[v], found.shapes[v].numbers(), std::numeric_limits<float>::quiet_NaN());
         }
-        const int value = inputs_ + int(s);
-        const auto start = std::chrono::steady_clock::now();
-        steps_[s].operation->run(operands, found.shapes[value], {part(value), stride(value)}, threads);
-        if (seconds)
-            seconds->push_back(
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-        if (!poison) continue;
-        for (int v = inputs_; v < inputs_ + int(steps_.size()); v++)
-            if (found.offsets[v] >= 0 && found.last[v] == int(s))
-                std::fill_n(at[v], found.shapes[v].numbers(), std::numeric_limits<float>::quiet_NaN());
-    }
+    });
     std::lock_guard<std::mutex> guard(lock_);
     arenas_.push_back(std::move(arena));
 }

@@ -138,10 +138,18 @@ public:
         const Kernels& kernels = current();
         const int64_t c = shape.channels, pixels = x[0].height * x[0].width;
         const float share = 1.0f / float(pixels);
-        parallel_for(threads, shape.batch, [&](int64_t n) {
+        // A single large image is shared by its channels, some vectors to each thread.
+        const int64_t vectors = c / (2 * kernels.lanes);
+        const int64_t each =
+            shape.batch >= threads || pixels * c < 32768 ? 1 : std::clamp<int64_t>(vectors, 1, threads);
+        parallel_for(threads, shape.batch * each, [&](int64_t task) {
+            const int64_t n = task / each, first = task % each * c / each / kernels.lanes * kernels.lanes;
+            const int64_t last =
+                task % each + 1 == each ? c : (task % each + 1) * c / each / kernels.lanes * kernels.lanes;
             const float* image = x[0].data + n * pixels * c;
             if (c >= kernels.lanes) {
-                Buffer in(image, {{0, c, 1}, {0, pixels, c}}), mean(out.data + n * c, {{0, c, 1}});
+                Buffer in(image + first, {{0, last - first, 1}, {0, pixels, c}});
+                Buffer mean(out.data + n * c + first, {{0, last - first, 1}});
                 check(kernels.mean(in, share, mean));
                 return;
             }

@@ -1,0 +1,82 @@
+"""Prefetches go behind the loads of weights in the innermost loops, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+sys.path.insert(0, str(KERNELS))
+
+import ahead  # noqa: E402
+
+ASSEMBLY = """
+	vmovups	(%rcx,%rax), %zmm2
+.LBB0_1:                                # %"for m"
+	vbroadcastss	(%rbx), %zmm18
+	vmovups	-64(%rbp,%r11,4), %zmm19
+	vmovups	(%rbp,%r11,4), %zmm20
+	vfmadd231ps	%zmm19, %zmm18, %zmm17
+	jne	.LBB0_1
+.LBB0_2:
+	vmovups	(%rbp), %zmm20
+	jne	.LBB0_2
+	vmovups	%zmm17, (%rdx)
+"""
+
+
+def test_each_load_of_the_multiplying_loop_asks_for_what_lies_further() -> None:
+    edited = ahead.with_prefetches(ASSEMBLY).split("\n")
+    added = [line for line in edited if "prefetcht1" in line]
+    assert added == [
+        f"\tprefetcht1\t{ahead.DISTANCE - 64}(%rbp,%r11,4)",
+        f"\tprefetcht1\t{ahead.DISTANCE}(%rbp,%r11,4)",
+    ]
+    assert [line for line in edited if "prefetcht1" not in line] == ASSEMBLY.split("\n")
+
+
+def test_a_loop_in_other_words_is_an_error() -> None:
+    with pytest.raises(ValueError, match="the assembly must have a loop that loads vectors"):
+        ahead.with_prefetches(ASSEMBLY.replace("vfmadd231ps", "vmulps"))
+
+
+@pytest.mark.parametrize(
+    ("target", "kernel", "suits"),
+    [
+        ("x86-64-linux-avx2-fma", "pointwise_6x16", True),
+        ("x86-64-linux-avx2-fma", "conv2d_12x32", True),
+        ("x86-64-linux-avx2-fma", "pointwise_1x16", False),
+        ("x86-64-linux-avx2-fma", "depthwise_3x3_s1", False),
+        ("x86-64-linux-sse41", "pointwise_4x8", False),
+        ("arm-64-linux", "pointwise_8x12", False),
+    ],
+)
+def test_kernels_that_stream_weights_are_the_ones(target: str, kernel: str, suits: bool) -> None:
+    assert ahead.suits(target, kernel) is suits
+
+
+def test_hints_become_those_of_the_second_cache() -> None:
+    edit = ahead.edit("x86-64-linux-sse41", "batchnorm_turn")
+    assert edit is not None and edit("\tprefetchnta\t8192(%rdi)") == "\tprefetcht1\t8192(%rdi)"
+    with pytest.raises(ValueError, match="must have a PREFETCHNTA, got none"):
+        edit("\tmovups\t(%rdi), %xmm0")
+    assert ahead.edit("x86-64-linux-avx2-fma", "batchnorm_sums") is None
+    assert ahead.edit("arm-64-linux", "batchnorm_turn") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("avx512.pointwise_12x32", "avx2.pointwise_4x24", "avx2.conv2d_6x16"),
+        *("avx512.batchnorm_apply", "sse41.batchnorm_turn"),
+    ],
+)
+def test_real_kernels_are_assembled_with_prefetches(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("halide", reason="Halide, a build requirement, is not installed")
+    command = [sys.executable, str(KERNELS / "build.py"), "kernel", "--name", name, "-o", str(tmp_path)]
+    subprocess.run([*command, "--assembler", "c++"], check=True, capture_output=True)
+    assert "prefetcht1" in (tmp_path / f"{name}.s").read_text()
+    assert (tmp_path / f"{name}.o").read_bytes()[:4] == b"\x7fELF"
