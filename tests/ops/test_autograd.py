@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ninefold import ops
-from ninefold.ops import fallback, library
+from ninefold.ops import fallback, gradients, library
 from ninefold.shape import ACTIVATIONS
 
 
@@ -32,6 +32,19 @@ def _samples(batch: int, layout: torch.memory_format, **options):
             *("hardswish", None, t(batch, 5, 4, 3)),
         ),
     }
+
+
+@pytest.mark.parametrize("activation", gradients.ACTIVATIONS)
+@pytest.mark.parametrize("channels", [3, 8, 17])
+def test_an_activations_slope(isa, layout, channels, activation):
+    before = 3 * _tensor(2, channels, 5, 4, layout=layout).detach()
+    grad = torch.randn_like(before)
+    sample = grad, before, activation
+    torch.library.opcheck(torch.ops.ninefold.activation_backward.default, sample)
+    before[0, 0, 0, :2] = torch.tensor([-3.0, float("nan")])
+    exact = gradients.ACTIVATIONS[activation](grad.double(), before.double())
+    got = torch.ops.ninefold.activation_backward(*sample)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=4e-6, equal_nan=True)
 
 
 NAMES = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]

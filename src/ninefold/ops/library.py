@@ -196,6 +196,21 @@ def _convolution_backward_fake(
     )
 
 
+def _activation_backward(grad: torch.Tensor, before: torch.Tensor, activation: str) -> torch.Tensor:
+    kernels = backend.for_call(before, before)
+    if kernels and not backend.on_gpu(before) and grad.dtype is before.dtype:
+        passes = backend.backward_passes(before)
+        if passes.slopes(before.shape[1], activation):
+            return _like(before, passes.slope(grad, before, activation))
+    with torch.no_grad():
+        made = gradients.ACTIVATIONS[activation](grad, before)
+    return made.contiguous(memory_format=memory_format(before))
+
+
+def _activation_backward_fake(grad: torch.Tensor, before: torch.Tensor, activation: str) -> torch.Tensor:
+    return torch.empty_like(before, memory_format=memory_format(before))
+
+
 def _separable_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
@@ -291,6 +306,12 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("convolution_backward", _convolution_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ninefold::convolution_backward", _convolution_backward_fake, lib=_LIBRARY)
+_LIBRARY.define(
+    "activation_backward(Tensor grad, Tensor before, str activation) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.impl("activation_backward", _activation_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ninefold::activation_backward", _activation_backward_fake, lib=_LIBRARY)
 _LIBRARY.define(
     "separable_backward(Tensor grad, Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, "
     f"Tensor? depthwise_bias, Tensor? pointwise_bias, {_GEOMETRY}, str? depthwise_activation, "

@@ -144,6 +144,17 @@ def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return kept, sums
 
 
+def slopes(channels: int, activation: str) -> bool:
+    """Whether there is a kernel for an activation's gradient over so many channels."""
+    return activation in SLOPED and channels >= FEWEST_CHANNELS
+
+
+def slope(gradient: Tensor, before: Tensor, activation: str) -> Tensor:
+    """The gradient that arrives behind an activation, at `before` it."""
+    numbers = torch.tensor([[0.0], [1.0], [1.0], [0.0]]).expand(4, before.shape[1]).contiguous()
+    return reduce(Operand(dense(before), numbers, activation), dense(gradient))[0]
+
+
 def turn(dz: Gradient) -> Tensor:
     """The gradient of z, whole: for convolutions that PyTorch differentiates."""
     out = torch.empty_like(dz.arrived)
