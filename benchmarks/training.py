@@ -285,6 +285,7 @@ def main(
             results.append(run(Task(name, batch, pixels, count), names, seconds=seconds))
     found: list[Gradient] = []
     if layers:
+        measure.keep_memory()
         for count in threads:
             for kernel in KERNELS:
                 shapes = dict.fromkeys(

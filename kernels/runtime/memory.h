@@ -25,7 +25,7 @@ void expect_writes(const float* first, size_t count);
 
 // Memory for an image between two convolutions that train, on 2 MB pages. What is done with is kept for the
 // next that is as large or at most a fifth smaller: glibc maps each array of more than 32 MB anew, and the
-// system clears it first. mobilenetv2_100's step was 1.10 times as fast for it with glibc's own
+// system clears it first. mobilenetv2_100's step was up to 1.1 times as fast for it with glibc's own
 // settings, 1.01 where a benchmark had told glibc to keep the rest. What none of the next 64 asked for goes
 // back to the system, and all that is kept at `release_images`.
 Floats allocate_image(size_t count);

@@ -6,7 +6,7 @@
 #include "bands.h"
 #include "buffer.h"
 #include "errors.h"
-#include "training.h"
+#include "gathered.h"
 
 namespace ninefold {
 
@@ -16,26 +16,6 @@ struct Read;    // names the scratch of a band of the input, as the convolution 
 struct Turned;  // names the scratch of a band of the output's gradient
 struct Spread;  // names the scratch of a band of the input's gradient, all its parities
 struct Weights; // names the scratch of one band's weights' gradient
-struct Partial; // names the scratch of a thread's weights' gradient
-
-// What one thread gathers.
-struct Gathered {
-    std::vector<double> weight, sums;
-};
-
-void merge(const std::vector<Gathered>& threads, std::vector<double> Gathered::* what,
-           std::vector<double>& all) {
-    for (const Gathered& thread : threads)
-        for (size_t k = 0; k < (thread.*what).size(); k++)
-            all[k] += (thread.*what)[k];
-}
-
-// The input's gradient of these pixels has just been written and is still in the cache.
-void reduce(const Operand& x, float* input, int64_t pixel, int64_t count, Gathered& gathered) {
-    const Gradient arrived(x, input, nullptr);
-    if (x.has_slope()) arrived.slope(pixel, count, input);
-    arrived.reduce(pixel, count, gathered.sums.data());
-}
 
 // A depthwise convolution's gradients.
 class Depthwisely {
@@ -292,133 +272,12 @@ private:
     ParityKernel* parity_ = nullptr;
 };
 
-int64_t padded(int64_t count, int64_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
-}
-
-// A pointwise convolution's weights' gradient: the matrix of one thread, padded to whole tiles.
-class Matrix {
-public:
-    Matrix(int64_t inputs, int64_t outputs) : kernels_(current()), outputs_(outputs) {
-        narrowest_ = &kernels_.matrices.front();
-        widest_ = &kernels_.matrices.back();
-        width = padded(inputs, narrowest_->width);
-        for (const MatrixTiles& tiles : kernels_.matrices)
-            rows = std::max(rows, padded(outputs, tiles.tiles.back().rows));
-    }
-
-    // image (count, width), gradient (count, rows), pixels so far apart; adds to out (rows, width).
-    void add(const float* image, int64_t image_apart, const float* gradient, int64_t gradient_apart,
-             int64_t count, float* out) const {
-        const int64_t wide = width / widest_->width * widest_->width;
-        strip(*widest_, 0, wide, image, image_apart, gradient, gradient_apart, count, out);
-        strip(*narrowest_, wide, width - wide, image, image_apart, gradient, gradient_apart, count, out);
-    }
-
-    int64_t width, rows = 0;
-
-private:
-    void strip(const MatrixTiles& tiles, int64_t first, int64_t across, const float* image,
-               int64_t image_apart, const float* gradient, int64_t gradient_apart, int64_t count,
-               float* out) const {
-        if (across == 0) return;
-        Buffer source(image + first, {{0, across, 1}, {0, count, image_apart}});
-        int64_t row = 0;
-        for (const MatrixTile& tile : tiles.tiles) {
-            // The last tile reaches past the outputs, where the matrix has room.
-            const bool last = &tile == &tiles.tiles.back();
-            const int64_t left = outputs_ - row;
-            const int64_t down = last ? padded(left, tile.rows) : left / tile.rows * tile.rows;
-            if (down <= 0) continue;
-            Buffer arrived(gradient + row, {{0, down, 1}, {0, count, gradient_apart}});
-            Buffer before(out + row * width + first, {{0, across, 1}, {0, down, width}});
-            Buffer after(out + row * width + first, {{0, across, 1}, {0, down, width}});
-            check(tile.run(source, arrived, before, after));
-            row += down;
-        }
-    }
-
-    const Kernels& kernels_;
-    int64_t outputs_;
-    const MatrixTiles *narrowest_, *widest_;
-};
-
 } // namespace
 
 void train_backward(const float* weight, const Window& window, Padding padding, const Gradient& dz,
                     const Operand& x, const Wanted& wanted, int threads) {
     expect_writes(wanted.input, x.pixels() * x.z().channels);
     Depthwisely(weight, window, padding, dz, x, wanted).run(threads);
-}
-
-void train_backward(const float* weight, const Gradient& dz, const Operand& x, const Wanted& wanted,
-                    int threads) {
-    const int64_t inputs = x.z().channels, outputs = dz.z().channels, pixels = x.pixels();
-    const Matrix matrix(inputs, outputs);
-    expect_writes(wanted.input, pixels * inputs);
-    const int64_t image_apart = spread(matrix.width), gradient_apart = spread(matrix.rows);
-    const Pointwise back(weight, nullptr, outputs, inputs, "", threads, true);
-    const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));
-    const int64_t fair = (pixels + threads - 1) / threads;
-    const int64_t step = std::min(
-        std::clamp<int64_t>(room / (2 * image_apart + gradient_apart + outputs), 96, 1536) / 12 * 12, fair);
-    std::vector<Gathered> found(threads);
-    const Floats matrices = allocate(wanted.weight ? threads * matrix.rows * matrix.width : 0);
-    in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
-        Gathered& gathered = found[part];
-        float* sum = matrices.get() + part * matrix.rows * matrix.width;
-        if (wanted.weight) std::fill_n(sum, matrix.rows * matrix.width, 0.0f);
-        if (wanted.sums) gathered.sums.resize(2 * inputs);
-        for (int64_t band = bands.first; band < bands.last; band++) {
-            const int64_t first = band * step, count = std::min(step, pixels - first);
-            const float* turned = dz.data() + first * outputs;
-            int64_t turned_apart = outputs;
-            if (!dz.plain() || gradient_apart != outputs) {
-                turned_apart = gradient_apart;
-                float* made = scratch<Turned>(count * gradient_apart);
-                as_rows(first, count, outputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
-                    dz.make(at, wide, tall, wide, made + (at - first) * turned_apart, turned_apart,
-                            wide * turned_apart);
-                });
-                turned = made;
-            }
-            if (wanted.weight) {
-                const float* read = x.z().data + first * inputs;
-                int64_t read_apart = inputs;
-                if (!x.plain() || image_apart != inputs) {
-                    read_apart = image_apart;
-                    float* made = scratch<Read>(count * image_apart);
-                    as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
-                        x.make(at, wide, tall, wide, made + (at - first) * read_apart, read_apart,
-                               wide * read_apart);
-                    });
-                    read = made;
-                }
-                matrix.add(read, read_apart, turned, turned_apart, count, sum);
-            }
-            if (!wanted.input) continue;
-            back.panels(turned, turned_apart, count, nullptr, {wanted.input + first * inputs, inputs}, 0,
-                        back.panel_count());
-            if (wanted.sums) reduce(x, wanted.input, first, count, gathered);
-        }
-    });
-    if (wanted.weight) {
-        const int64_t filled = std::max<int64_t>(1, std::min<int64_t>(threads, (pixels + step - 1) / step));
-        parallel_for(matrix.rows * matrix.width > 32768 ? threads : 1, outputs, [&](int64_t n) {
-            float* row = wanted.weight + n * inputs;
-            std::copy_n(matrices.get() + n * matrix.width, inputs, row);
-            for (int64_t part = 1; part < filled; part++) {
-                const float* more = matrices.get() + (part * matrix.rows + n) * matrix.width;
-                for (int64_t m = 0; m < inputs; m++)
-                    row[m] += more[m];
-            }
-        });
-    }
-    if (wanted.sums) {
-        std::vector<double> sum(2 * inputs);
-        merge(found, &Gathered::sums, sum);
-        std::copy(sum.begin(), sum.end(), wanted.sums);
-    }
 }
 
 } // namespace ninefold
