@@ -45,8 +45,11 @@ def conv2d(
     geometry = arguments.remembered(
         arguments.standard, x.shape, weight.shape, _shape(bias), stride, padding, dilation, groups, activation
     )
-    run = fallback.conv2d if backend.taken_apart(x) else library.conv2d
-    return run(x, weight, bias, *geometry, activation)
+    if backend.taken_apart(x):
+        return fallback.conv2d(x, weight, bias, *geometry, activation)
+    if library.quicker_in_pytorch(x, weight, *geometry[:3]) and backend.unobserved(x, weight, bias):
+        return library.few_pixels(x, weight, bias, *geometry, activation)
+    return library.conv2d(x, weight, bias, *geometry, activation)
 
 
 def depthwise_conv2d(
@@ -68,8 +71,12 @@ def depthwise_conv2d(
     stride, padding, dilation, _ = arguments.remembered(
         arguments.depthwise, x.shape, weight.shape, _shape(bias), stride, padding, dilation, activation
     )
-    run = fallback.depthwise_conv2d if backend.taken_apart(x) else library.depthwise_conv2d
-    return run(x, weight, bias, stride, padding, dilation, activation)
+    given = x, weight, bias, stride, padding, dilation, activation
+    if backend.taken_apart(x):
+        return fallback.depthwise_conv2d(*given)
+    if not library.made_for(x, weight, stride, dilation) and backend.unobserved(x, weight, bias):
+        return library.like(x, fallback.depthwise_conv2d(*given))
+    return library.depthwise_conv2d(*given)
 
 
 def pointwise_conv2d(
@@ -89,8 +96,11 @@ def pointwise_conv2d(
     arguments.remembered(
         arguments.pointwise, x.shape, weight.shape, _shape(bias), activation, _shape(residual)
     )
-    run = fallback.pointwise_conv2d if backend.taken_apart(x) else library.pointwise_conv2d
-    return run(x, weight, bias, activation, residual)
+    if backend.taken_apart(x):
+        return fallback.pointwise_conv2d(x, weight, bias, activation, residual)
+    if library.quicker_in_pytorch(x, weight) and backend.unobserved(x, weight, bias, residual):
+        return library.like(x, fallback.pointwise_conv2d(x, weight, bias, activation, residual))
+    return library.pointwise_conv2d(x, weight, bias, activation, residual)
 
 
 def separable_conv2d(
