@@ -203,7 +203,7 @@ def _activation_backward(grad: torch.Tensor, before: torch.Tensor, activation: s
     if kernels and not backend.on_gpu(before) and grad.dtype is before.dtype:
         passes = backend.backward_passes(before)
         if passes.slopes(before.shape[1], activation):
-            return _like(before, passes.slope(grad, before, activation))
+            return like(before, passes.slope(grad, before, activation))
     with torch.no_grad():
         made = gradients.ACTIVATIONS[activation](grad, before)
     return made.contiguous(memory_format=memory_format(before))
