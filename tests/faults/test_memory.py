@@ -25,7 +25,7 @@ def refused(call):
         call()
     except (MemoryError, RuntimeError) as error:
         words = f"{type(error).__name__}: {error}"
-        assert "alloc" in words or "memory" in words, words
+        assert isinstance(error, MemoryError) or "alloc" in words or "memory" in words, words
         return True
     return False
 x, depthwise, pointwise = torch.randn(1, 64, 96, 96), torch.randn(64, 1, 3, 3), torch.randn(64, 64, 1, 1)
@@ -75,11 +75,20 @@ class Wide(nn.Module):
         return self.body(x)
 model, image = Wide().eval(), torch.randn(1, 1024, 3, 3)
 ninefold.for_inference(Wide().eval(), image)(image)
+from ninefold.inference import result
+capture, left = result.capture, None
+def captured(*given, **named):
+    # torch.export is PyTorch's; from here on it is Ninefold that must bear it.
+    made = capture(*given, **named)
+    if left is not None:
+        leave(left)
+    return made
+result.capture = captured
 failures = 0
-for mebibytes in (0, 4, 20, 40):
-    leave(mebibytes)
+for left in (0, 4, 20, 40):
     failures += refused(lambda: ninefold.for_inference(model, image)(image))
     free()
+left = None
 assert torch.allclose(ninefold.for_inference(model, image)(image), model(image), atol=1e-4)
 print("lives", failures >= 2)
 """
