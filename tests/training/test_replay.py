@@ -192,6 +192,28 @@ def test_a_weight_that_moves_is_recorded_anew(recorded) -> None:
     assert len(recorded) == 4
 
 
+@pytest.mark.parametrize("when", [1, 2, 4])
+def test_a_running_statistic_that_moves_is_still_the_one_that_is_updated(recorded, when) -> None:
+    """Before a recording, while what is written is looked for, and after one."""
+    model, images = network(), [torch.randn(4, 3, 6, 6) for _ in range(12)]
+    other = copy.deepcopy(model)
+    tensors = lambda: [*model.parameters(), *model.buffers()]  # noqa: E731
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+
+    def run(x, *given):
+        out = torch.func.functional_call(model, dict(zip(names, given, strict=True)), (x,))
+        return out, out.detach().argmax(1)
+
+    replayed = Replayed(run)
+    for number, x in enumerate(images):
+        if number == when:
+            for one in (model, other):
+                one[1].running_mean = one[1].running_mean.clone() + 1
+        assert steps(model, lambda x: replayed(x, *tensors()), [x]) == steps(other, plainly(other), [x])
+        assert torch.equal(model[1].running_mean, other[1].running_mean), number
+    assert len(recorded) == (4 if when == 4 else 2)  # the images move, so every recording is of both passes
+
+
 def test_sizes_have_recordings_of_their_own_and_few_of_them(recorded) -> None:
     model = network().eval()
     run = called(model)

@@ -6,9 +6,11 @@ processor's that asks for them. Recorded, its forward pass is one launch and its
 The first calls with inputs of some shapes run as ever, while the planner measures; the next is recorded. An
 input that lay at one address in every call (a weight, a running statistic) is read and written there, after
 a look whether it still does; any other is copied to where the graph reads it. What comes out is a copy too,
-so nothing that a caller holds is written over. A recording has one set of kept images: a second forward pass
-before the first one's backward pass runs without it. What cannot be recorded runs as ever, and the logger
-"ninefold" says why.
+so nothing that a caller holds is written over. What the function writes (a running statistic) is found by
+looking, in the last of those first calls: such an input is never one of the copied.
+
+A recording has one set of kept images: a second forward pass before the first one's backward pass runs
+without it. What cannot be recorded runs as ever, and the logger "ninefold" says why.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Replayed:
         self._run = run
         self._seen: dict[Any, int] = {}
         self._steady: dict[int, int] | None = None  # place → address of what lay there in every call
+        self._written: set[int] = set()  # places of the inputs that the function writes
         self._recordings: dict[Any, Recording] = {}
         self._refused = ""
 
@@ -51,9 +54,15 @@ class Replayed:
         if recording is not None and not recording.places <= steady.keys():
             del self._recordings[key]
             recording = None
+        if not self._written <= steady.keys():
+            # What is written has moved: a copy of it would be written in its place. All is looked at anew.
+            self._steady, self._seen, self._recordings = None, {}, {}
+            return self._run(*inputs)
         if recording is None:
             self._seen[key] = self._seen.get(key, 0) + 1
-            if self._seen[key] <= _WARM or len(self._recordings) >= _MOST:
+            if self._seen[key] == _WARM:
+                return self._watched(inputs)
+            if self._seen[key] < _WARM or len(self._recordings) >= _MOST:
                 return self._run(*inputs)
             recording = self._record(inputs, steady)
             if recording is None:
@@ -64,13 +73,19 @@ class Replayed:
     def _record(self, inputs: Sequence[Any], steady: dict[int, int]) -> Recording | None:
         try:
             return Recording(self._run, inputs, frozenset(steady))
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             self._refused = f"{type(error).__name__}: {first}"
             _log.warning("steps are not replayed: %s", self._refused)
             return None
+
+    def _watched(self, inputs: Sequence[Any]) -> Any:
+        before = [x.clone() if isinstance(x, Tensor) and not x.requires_grad else None for x in inputs]
+        made = self._run(*inputs)
+        for place, old in enumerate(before):
+            if old is not None and not bool(((old == inputs[place]) | (old != old)).all()):  # NaN stays NaN
+                self._written.add(place)
+        return made
 
     def _follow(self, inputs: Sequence[Any]) -> dict[int, int]:
         now = {place: x.data_ptr() for place, x in enumerate(inputs) if isinstance(x, Tensor)}
