@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -65,10 +66,14 @@ public:
         return found;
     }
 
-    void give(Image image) {
-        std::lock_guard<std::mutex> guard(lock_);
-        image.since = taken_;
-        images_.push_back(std::move(image));
+    // Where there is no memory to keep it in, it goes: this runs in destructors, which must not throw.
+    void give(Image image) noexcept {
+        try {
+            std::lock_guard<std::mutex> guard(lock_);
+            image.since = taken_;
+            images_.push_back(std::move(image));
+        } catch (const std::exception&) {
+        }
     }
 
     void clear() {
