@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import cores
 from cases import Case, silence
 from libraries import LIBRARIES
 from ninefold import __version__
@@ -89,7 +90,9 @@ def _serve(pipe: Connection, name: str, case: Case, threads: int) -> None:
     silence(case.folder / f"{name}.log")
     try:
         run = LIBRARIES[name].prepare(case, threads)
-        pipe.send(np.array(run()))
+        answer = np.array(run())
+        cores.spread(run, threads)
+        pipe.send(answer)
     except Exception as error:
         lines = str(error).strip().splitlines()
         pipe.send(Failed(f"{type(error).__name__}: {lines[0] if lines else ''}"))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+import cores
 from ninefold import measure, models
 from ninefold.ops import passes
 
@@ -147,6 +148,7 @@ def _serve(pipe: Connection, name: str, task: Task) -> None:
     measure.keep_memory()
     if name != RIGHT:
         step()
+        cores.spread(step, task.threads)
     while True:
         try:
             pipe.recv()

@@ -98,8 +98,8 @@ def power_of_two(y: hl.Expr) -> hl.Expr:
     y = n + r with |r| ≤ 1/2; 2^n goes straight into the exponent of 2^r. n is had by adding 1.5·2^23, which
     leaves it in the low bits too: no conversion. With this, silu takes 0.18 ns a number on AVX-512; with
     bounds for x instead of y, and -∞ looked for, 0.19; with e^x, its ln 2 in two parts and a polynomial of
-    degree 6, 0.27. A reciprocal by Newton's method instead of the division was slower (0.21 and 0.27), a
-    hint for AVX-512's own x · 2^n, which Halide does not know, would come to 0.17.
+    degree 6, 0.27. A reciprocal by Newton's method instead of the division was slower (0.21 and 0.27).
+    AVX-512's own x · 2^n, which Halide does not know, would come to 0.17.
     """
     magic = f32(1.5 * 2**23)
     shifted = hl.strict_float(y + magic)

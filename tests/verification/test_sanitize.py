@@ -21,7 +21,7 @@ def test_it_compiles_against_the_runtime(source: Path, lacks: Callable[[str], An
     if compiler is None or halide is None or halide.origin is None:
         lacks("g++ or no Halide")
     folders = source.parent, ROOT / "kernels" / "runtime", Path(halide.origin).parent / "include"
-    options = ["-std=c++17", "-fsyntax-only", "-Wall", "-Werror", *(f"-I{folder}" for folder in folders)]
+    options = ["-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *(f"-I{folder}" for folder in folders)]
     done = subprocess.run([compiler, *options, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
