@@ -19,10 +19,12 @@ where they lie; the hint becomes the second level's, and reading from memory up 
 While a product multiplies, memory idles, and what the next band reads and writes is known. No more than some
 24 lines can be under way at a time, so they must be spread over the product's innermost loops: those of the
 tall tiles stand twice, and the second time each step asks for a line of each of two streams and moves them
-on. Which loop runs is decided once a tile, by `ninefold_ahead` (runtime/ahead.h), which a training loop sets
-around a call: a kernel has no argument for it that would be in a register there. Inference takes the first.
-With it, and bands of half the size, whose successor has room beside them, mobilenetv2_100's step takes 0.95
-of its processor time, mobilenetv3_large_100's the same, mobilenetv1_100's and efficientnet_lite0's 0.97.
+on. One stream is left where one register is: in a depthwise weight's gradient, which asks for what the
+input's will be written to. Which loop runs is decided once a tile, by `ninefold_ahead` (runtime/ahead.h): a
+training loop sets it around a call, for a kernel has no argument that would still be in a register there.
+Inference takes the first. With it, and bands of half the size, whose successor has room beside them,
+mobilenetv2_100's step takes 0.95 of its processor time, mobilenetv3_large_100's the same, mobilenetv1_100's
+and efficientnet_lite0's 0.97; mobilenetv2_100's depthwise layers backward 0.94.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _HINTED = ("batchnorm_apply", "batchnorm_turn")
 # The kernels whose vectors are weights: all but the tiles of one pixel.
 _KERNELS = re.compile(r"(pointwise|conv2d)_(?!1x)\d+x\d+")
 # The kernels that ask for what their caller will want next.
-_STREAMING = re.compile(r"(gradient_)?pointwise_(?!1x)\d+x\d+")
+_STREAMING = re.compile(r"(gradient_)?pointwise_(?!1x)\d+x\d+|gradient_weight_\d")
 _LABEL = re.compile(r"(\.L\w+):")
 _JUMP = re.compile(r"\s+j\w+\s+(\.L\w+)")
 _LOAD = re.compile(r"\s+vmovu?a?ps\s+(-?\d*)(\(%\w+(?:,%\w+)?(?:,\d)?\)), %[yz]mm")
@@ -78,10 +80,11 @@ def with_prefetches(assembly: str) -> str:
 
 
 def with_streams(assembly: str) -> str:
-    """The assembly with each of those loops once more, asking for two streams; `ninefold_ahead` chooses.
+    """The assembly with each of those loops once more, asking for streams; `ninefold_ahead` chooses.
 
-    Raises ValueError where a loop is entered from elsewhere, uses the stack, leaves no register free or
-    counts its steps before it loads: the additions of a stream would change what the jump asks.
+    For two, where two registers are to spare, else for the first. Raises ValueError where a loop is entered
+    from elsewhere, uses the stack, leaves no register free or counts its steps before it loads: the additions
+    of a stream would change what the jump asks.
     """
     lines = assembly.split("\n")
     edited, copies = list(lines), []
@@ -90,27 +93,28 @@ def with_streams(assembly: str) -> str:
         text = "\n".join(body)
         label, entry = body[0].rstrip(":"), loop[0]
         entries = sum(re.search(re.escape(label) + r"\b", line) is not None for line in lines) - 1
-        free = [name for name in _FREE if f"%{name}" not in text]
+        streams = [name for name, word in _SPARE.items() if not re.search(word, text)][:2]
         loads = [k for k, line in enumerate(body) if _LOAD.match(line)]
         counted = any(_COUNT.match(line) for line in body[loads[-1] + 1 :])
-        if entries != 1 or "%rsp" in text or len(free) < 2 or not counted:
-            raise ValueError(f"a loop must be closed, with two registers to spare, got\n{text}")
-        one, other = free[:2]
+        if entries != 1 or "%rsp" in text or not streams or not counted:
+            raise ValueError(f"a loop must be closed, with a register to spare, got\n{text}")
         while lines[entry - 1].lstrip().startswith((".p2align", "#")):
             entry -= 1
-        edited[entry - 1] += _ENTER.format(one=one, index=index)
+        edited[entry - 1] += _ENTER.format(one=streams[0], index=index)
         edited[loop[-1]] += f"\n.Lstreamed_{index}:"
-        for k, stream in ((loads[-1], _SECOND), (loads[0], _FIRST)):
-            body.insert(k + 1, stream.format(one=one, other=other))
+        for k, name in reversed(list(zip((loads[0], loads[-1]), streams, strict=False))):
+            step = 8 * (len(streams) - 1 - streams.index(name))
+            body.insert(k + 1, f"\tprefetcht1\t(%{name})\n\taddq\t{step}(%rsp), %{name}")
         inner = "\n".join(body[1:]).replace(label, f".Lstream_loop_{index}")
-        copies.append(_COPY.format(one=one, other=other, index=index, body=inner))
+        template = _COPY if len(streams) == 2 else _COPY_OF_ONE
+        copies.append(template.format(one=streams[0], other=streams[-1], index=index, body=inner))
     start = next(k for k, line in enumerate(lines) if _FUNCTION.match(line))
     section = next(line for line in reversed(lines[:start]) if _CODE.match(line))
     return "\n".join([*edited, section, *copies, ""])
 
 
-# Registers that no instruction knows by another name than this one and its parts.
-_FREE = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+# Registers, and by what names an instruction may use them.
+_SPARE = {f"r{k}": rf"%r{k}[dwb]?\b" for k in range(8, 16)} | {"rdx": r"%(rdx|edx|dx|dl|dh)\b"}
 _FUNCTION, _CODE = re.compile(r"ninefold_\w+:"), re.compile(r"\s*\.(text\b|section\s+\.text)")
 _COUNT = re.compile(r"\s+(add|sub|inc|dec|cmp|test)q\s")
 _ENTER = """
@@ -119,10 +123,8 @@ _ENTER = """
 	cmpq	$0, %fs:(%{one})
 	jne	.Lstream_{index}
 	popq	%{one}"""
-_FIRST = "\tprefetcht1\t(%{one})\n\taddq\t8(%rsp), %{one}"
-_SECOND = "\tprefetcht1\t(%{other})\n\taddq\t(%rsp), %{other}"
-# The two steps lie on the stack, where an addition can read them. These kernels keep nothing below it, for
-# they call functions: those that report an error.
+# The steps lie on the stack, where an addition can read them. These kernels keep nothing below it, for they
+# call functions: those that report an error.
 _COPY = """.Lstream_{index}:
 	pushq	%{other}
 	pushq	%fs:16(%{one})
@@ -133,12 +135,22 @@ _COPY = """.Lstream_{index}:
 .Lstream_loop_{index}:
 {body}
 	movq	%{one}, 8(%rsp)
+	movq	%{other}, (%rsp)
 	movq	ninefold_ahead@gottpoff(%rip), %{one}
-	movq	%{other}, %fs:8(%{one})
-	movq	8(%rsp), %{other}
-	movq	%{other}, %fs:(%{one})
-	leaq	16(%rsp), %rsp
+	popq	%fs:8(%{one})
+	popq	%fs:(%{one})
 	popq	%{other}
+	popq	%{one}
+	jmp	.Lstreamed_{index}"""
+_COPY_OF_ONE = """.Lstream_{index}:
+	pushq	%fs:16(%{one})
+	movq	%fs:(%{one}), %{one}
+	.p2align	4
+.Lstream_loop_{index}:
+{body}
+	movq	%{one}, (%rsp)
+	movq	ninefold_ahead@gottpoff(%rip), %{one}
+	popq	%fs:(%{one})
 	popq	%{one}
 	jmp	.Lstreamed_{index}"""
 

@@ -71,7 +71,7 @@ def test_a_product_has_its_loop_twice_and_the_second_asks_for_two_streams() -> N
     assert added == kept
     assert copy.count("prefetcht1") == 2 and "%r9" in copy and "%r10" in copy
     assert copy.strip().startswith(".section\t.text.ninefold_avx2_pointwise_6x16")
-    assert copy.count("pushq") == 3 and copy.count("popq") == 2 and "leaq\t16(%rsp), %rsp" in copy
+    assert copy.count("pushq") == 3 and copy.count("popq") == 4
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_a_product_has_its_loop_twice_and_the_second_asks_for_two_streams() -> N
     [
         ("xorl\t%r9d, %r9d", "jmp\t.LBB0_7"),
         ("vbroadcastss\t(%rbx)", "vbroadcastss\t8(%rsp)"),
-        ("addq\t$32, %r11", "addq\t%r12, %r11\n\taddq\t%r13, %r9\n\taddq\t%r14, %r10\n\taddq\t%r15, %r10"),
+        ("addq\t$32, %r11", "addq\t%r12, %r11\n\taddq\t%r13d, %r9d\n\taddq\t%r14, %r10\n\taddq\t%r15, %rdx"),
         ("\taddq\t$32, %r11\n\tcmpq\t%r11, %r8\n", ""),
     ],
 )
 def test_a_loop_that_streams_cannot_be_put_into_is_an_error(was: str, becomes: str) -> None:
     assert was in LOOP
-    with pytest.raises(ValueError, match="a loop must be closed, with two registers to spare"):
+    with pytest.raises(ValueError, match="a loop must be closed, with a register to spare"):
         ahead.with_streams(LOOP.replace(was, becomes))
 
 
