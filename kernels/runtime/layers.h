@@ -143,6 +143,10 @@ public:
     int64_t out_channels() const { return out_channels_; }
     int panel_count() const { return int(blocks_.size()); }
     int64_t weight_bytes() const { return packed_ * int64_t(sizeof(float)); }
+    // About how many steps the kernels' innermost loops make for so many pixels.
+    int64_t steps(int64_t pixels) const {
+        return pixels / blocks_.front().panel->tiles.front().pixels * panel_count() * in_channels_;
+    }
 
 private:
     struct Block { // one panel of output channels

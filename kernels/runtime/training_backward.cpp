@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "ahead.h"
 #include "bands.h"
 #include "buffer.h"
 #include "errors.h"
@@ -123,6 +124,7 @@ private:
                 x_.make(first, in.width, rows.size(), in.width, made, apart_, in.width * apart_);
                 read = made;
             }
+            const Ahead ahead(asked(first, rows.size() * in.width), {}, steps(in.width * rows.size()));
             weigh({turned, apart_, wide, tall}, {read, between, in.width}, in.width, rows.size(), 1, 1,
                   gathered);
         }
@@ -160,6 +162,8 @@ private:
             const int64_t top = rows.first * sh - padding_.top;
             float* read = scratch<Read>(height * width * apart_);
             fill(x_, n, {top, top + height}, {-padding_.left, width - padding_.left}, read, apart_);
+            const Ahead ahead(asked((n * in.height + from) * in.width, (to - from) * in.width), {},
+                              steps(out.width * rows.size()));
             weigh({read, apart_, width, height}, {turned + (above * wide + before) * apart_, apart_, wide},
                   out.width, rows.size(), sw, sh, gathered);
         }
@@ -199,6 +203,15 @@ private:
         if (straight) return;
         for (int64_t y = 0; y < height; y++)
             std::memcpy(input + y * width * c, made + (skip + y) * 2 * across * c, width * c * sizeof(float));
+    }
+
+    // Where the input's gradient of these pixels will be written, asked for while the weights' is summed.
+    Stretch asked(int64_t pixel, int64_t count) const {
+        return {wanted_.input + pixel * channels_, wanted_.input ? count * channels_ : 0};
+    }
+    // About how many steps the innermost loops of the weights' gradient make for so many outputs.
+    int64_t steps(int64_t outputs) const {
+        return outputs * std::max<int64_t>(1, channels_ / kernels_.lanes);
     }
 
     struct Source { // an image whose pixels lie `apart` numbers apart

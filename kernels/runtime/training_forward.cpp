@@ -1,5 +1,6 @@
 // Forward, in training: a band is normalised into scratch, convolved, and its statistics are taken while it
 // is in the cache. One read of the image before and one write of the image after.
+#include "ahead.h"
 #include "bands.h"
 #include "training.h"
 
@@ -57,7 +58,9 @@ void train_forward(const Depthwise& layer, const Operand& x, Padding padding, fl
 
 void train_forward(const Pointwise& layer, const Operand& x, float* out, float* moments, int threads) {
     const int64_t inputs = layer.in_channels(), outputs = layer.out_channels(), pixels = x.pixels();
-    const int64_t apart = spread(inputs), room = second_level_cache() / 2 / int64_t(sizeof(float));
+    // Half the cache for the band and what comes of it; the other for those of the next band, asked for
+    // early.
+    const int64_t apart = spread(inputs), room = second_level_cache() / 4 / int64_t(sizeof(float));
     const int64_t fair = (pixels + threads - 1) / threads;
     const int64_t step = std::min(std::clamp<int64_t>(room / (apart + outputs), 96, 1536) / 12 * 12, fair);
     expect_writes(out, pixels * outputs);
@@ -77,8 +80,12 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
                 read = made;
                 between = apart;
             }
-            layer.panels(read, between, count, nullptr, {target, layer.out_channels()}, 0,
-                         layer.panel_count());
+            {
+                const int64_t next = band + 1 < bands.last ? std::min(step, pixels - first - count) : 0;
+                const Ahead ahead({x.z().data + (first + count) * inputs, next * inputs},
+                                  {target + count * outputs, next * outputs}, layer.steps(count));
+                layer.panels(read, between, count, nullptr, {target, outputs}, 0, layer.panel_count());
+            }
             if (moments) found[part].add(kernels, target, count);
         }
     });

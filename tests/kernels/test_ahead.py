@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,51 @@ def test_a_loop_in_other_words_is_an_error() -> None:
         ahead.with_prefetches(ASSEMBLY.replace("vfmadd231ps", "vmulps"))
 
 
+LOOP = """
+	.section	.text.ninefold_avx2_pointwise_6x16,"ax",@progbits
+ninefold_avx2_pointwise_6x16:
+	xorl	%r9d, %r9d
+	.p2align	4
+.LBB0_7:                                # %"for m"
+	vbroadcastss	(%rbx), %ymm8
+	vmovups	-64(%rbp,%r11,4), %ymm9
+	vmovups	(%rbp,%r11,4), %ymm10
+	vfmadd231ps	%ymm9, %ymm8, %ymm7
+	addq	$32, %r11
+	cmpq	%r11, %r8
+	jne	.LBB0_7
+	vmovups	%ymm7, (%rdx)
+	.section	.rodata
+"""
+
+
+def test_a_product_has_its_loop_twice_and_the_second_asks_for_two_streams() -> None:
+    edited = ahead.with_streams(LOOP)
+    before, copy = edited.split("\t.section\t.rodata\n")
+    # The loop as it was, between the choice before it and the place where the other comes back.
+    kept = LOOP.split("\t.section\t.rodata\n")[0]
+    added = re.sub(r"\tpushq.*?\tpopq\t%\w+\n", "", before, flags=re.S).replace(".Lstreamed_0:\n", "")
+    assert added == kept
+    assert copy.count("prefetcht1") == 2 and "%r9" in copy and "%r10" in copy
+    assert copy.strip().startswith(".section\t.text.ninefold_avx2_pointwise_6x16")
+    assert copy.count("pushq") == 3 and copy.count("popq") == 4
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("xorl\t%r9d, %r9d", "jmp\t.LBB0_7"),
+        ("vbroadcastss\t(%rbx)", "vbroadcastss\t8(%rsp)"),
+        ("addq\t$32, %r11", "addq\t%r12, %r11\n\taddq\t%r13d, %r9d\n\taddq\t%r14, %r10\n\taddq\t%r15, %rdx"),
+        ("\taddq\t$32, %r11\n\tcmpq\t%r11, %r8\n", ""),
+    ],
+)
+def test_a_loop_that_streams_cannot_be_put_into_is_an_error(was: str, becomes: str) -> None:
+    assert was in LOOP
+    with pytest.raises(ValueError, match="a loop must be closed, with a register to spare"):
+        ahead.with_streams(LOOP.replace(was, becomes))
+
+
 @pytest.mark.parametrize(
     ("target", "kernel", "suits"),
     [
@@ -71,6 +117,7 @@ def test_hints_become_those_of_the_second_cache() -> None:
     "name",
     [
         *("avx512.pointwise_12x32", "avx2.pointwise_4x24", "avx2.conv2d_6x16"),
+        *("avx512.gradient_pointwise_12x32", "avx2.gradient_pointwise_6x8"),
         *("avx512.batchnorm_apply", "sse41.batchnorm_turn"),
     ],
 )

@@ -54,6 +54,12 @@ def standard(inputs: int, outputs: int, activation="relu6"):
     return stage, (weight, None, *_norm(outputs, BATCH))
 
 
+def sparse(inputs: int, outputs: int, stride=(2, 2), activation="relu6", bias=False):
+    weight = torch.randn(outputs, inputs, 1, 1) / inputs**0.5
+    stage = Stage("standard", stride, (0, 0, 0, 0), (1, 1), 1, BATCH, activation)
+    return stage, (weight, torch.randn(outputs) if bias else None, *_norm(outputs, BATCH))
+
+
 def _norm(channels: int, normalisation: Normalisation | None):
     if normalisation is None:
         return (None,) * 4
@@ -103,6 +109,30 @@ def near(got, want, tolerance):
     if want.numel():
         got, want = got.detach(), want.detach()
         assert float((got - want).abs().max()) <= tolerance * max(1, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 1), (4, 4)])
+@pytest.mark.parametrize("inputs", [3, 8, 17])
+@pytest.mark.parametrize("before", [None, "plain", "relu6", "silu"])
+def test_a_pointwise_convolution_at_a_stride(threads, stride, inputs, before):
+    x = torch.randn(3, inputs, 9, 7)
+    first = [pointwise(inputs, 12, None if before == "plain" else before)] if before and inputs > 3 else []
+    layers = [*first, sparse(12 if first else inputs, 20, stride, bias=inputs == 8), depthwise(20, 3)]
+    held(x, layers)
+    held(x, layers, frozen=("x", "weight0"))
+
+
+def test_a_value_beside_the_sampled_pixels_is_seen_by_the_statistics_alone():
+    x = torch.randn(2, 8, 5, 5)
+    layers = [pointwise(8, 8, "relu"), sparse(8, 8)]
+    (stages, tensors), image = zip(*layers, strict=True), x.clone().requires_grad_()
+    image.data[0, 0, 1, 1] = float("nan")
+    out, _ = chain.run(image, stages, tensors)
+    wanted, _ = chain._plain(other := image.detach().clone().requires_grad_(), stages, tensors, None)
+    assert torch.equal(out.isnan(), wanted.isnan())
+    out.sum().backward()
+    wanted.sum().backward()
+    assert torch.equal(image.grad.isnan(), other.grad.isnan())
 
 
 @pytest.mark.parametrize("channels", [4, 8, 17, 40, 96])

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from ninefold.ops import backend, fallback, passes, whole
 from ninefold.ops.operands import Gradient, Operand, dense
-from ninefold.training import folded
+from ninefold.training import folded, gates
 from ninefold.training.stages import Normalisation, Stage, Tensors
 
 __all__ = ["Normalisation", "Stage", "Tensors", "run", "supported"]
@@ -54,8 +54,13 @@ def run(
         nothing = [(x.new_empty(0), x.new_empty(0)) for _ in stages]
         return folded.run(x, stages, tensors, residual), nothing
     found: list[tuple[Tensor, Tensor]] = []
+    last: list[Operand] = []
     flat = [tensor for stage in tensors for tensor in stage]
-    return _Chain.apply(x, residual, tuple(stages), keep, found, *flat), found
+    made_of = gates.origin(x)
+    out = _Chain.apply(x, residual, tuple(stages), keep, found, last, made_of, *flat)
+    if residual is None and last[0].numbers is not None and keep == "float32":
+        gates.remember(out, last[0])
+    return out, found
 
 
 def supported(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) -> str:
@@ -162,6 +167,8 @@ class _Chain(torch.autograd.Function):
         stages: tuple[Stage, ...],
         keep: str,
         found: list[tuple[Tensor, Tensor]],
+        last: list[Operand],
+        made_of: gates.Origin | None,
         *flat: Tensor | None,
     ) -> Tensor:
         image, home = dense(x), backend.passes(x)
@@ -176,30 +183,40 @@ class _Chain(torch.autograd.Function):
         else:
             out = operand.z
         ctx.stages, ctx.home = stages, home
+        last.append(operand)
         if keep == "bfloat16" and image.dtype is torch.float32:
             outputs = [z.to(torch.bfloat16) for z in outputs]
-        ctx.save_for_backward(image, *outputs, *numbers, *flat)
+        # An image that a gate was multiplied into is made again: see gates.py.
+        ctx.activation = None
+        again: tuple[Tensor | None, ...] = (image, None, None)
+        if made_of is not None and made_of.gate is not None:
+            ctx.activation = made_of.operand.activation
+            again = made_of.operand.z, made_of.operand.numbers, made_of.gate
+        ctx.save_for_backward(*again, *outputs, *numbers, *flat)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        stages, saved = ctx.stages, ctx.saved_tensors
+        stages, (image, about_it, gate, *saved) = ctx.stages, ctx.saved_tensors
         count = len(stages)
-        image, outputs, numbers = saved[0], saved[1 : count + 1], saved[count + 1 : 2 * count + 1]
-        needs_x, needs_residual, _, _, _, *needs = ctx.needs_input_grad
+        if gate is not None:
+            image = gates.Origin(Operand(image, about_it, ctx.activation), gate, 0).made()
+        outputs, numbers = saved[:count], saved[count : 2 * count]
+        needs_x, needs_residual, _, _, _, _, _, *needs = ctx.needs_input_grad
         parameters = _backward(
             ctx.home,
             dense(gradient),
             stages,
-            _by_stage(saved[2 * count + 1 :]),
+            _by_stage(saved[2 * count :]),
             image,
             outputs,
             numbers,
             needs_x,
             needs,
         )
-        return parameters[0], gradient if needs_residual else None, None, None, None, *parameters[1:]
+        along = gradient if needs_residual else None
+        return parameters[0], along, None, None, None, None, None, *parameters[1:]
 
 
 def _forward(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from ninefold.training import chains, checkpoints, strides, summary
+from ninefold.training import chains, checkpoints, gates, strides, summary
 from ninefold.training.fused import Fused
 
 
@@ -34,7 +34,9 @@ class Learning:
             name = f"ninefold_chain_{index}"
             root[name] = self._fused[chain.names]
             calls[chain.nodes[-1]] = _replace(graph, name, chain, calls)
-        strides.keep(graph, list(calls.values()))
+        stands = set(calls.values())
+        strides.keep(graph, stands)
+        gates.place(graph, stands)
         self._forward = GraphModule(root, graph).forward
         weights = (index for index, leaf in enumerate(inputs) if isinstance(leaf, nn.Parameter))
         self._weight = next(weights, None)

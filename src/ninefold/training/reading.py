@@ -38,6 +38,7 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("pad", "input pad mode='constant' value=None", (F.pad, torch._C._nn.pad)),
     ("add", "input other", (python.add, python.iadd, "add_")),
     ("add", "input other alpha=1", (torch.add, "add")),
+    ("mul", "input other", (python.mul, torch.mul, "mul")),
     ("relu", _IN_PLACE, (F.relu,)),
     ("relu", "input", (torch.relu, torch.relu_, F.relu_, "relu", "relu_")),
     ("relu6", _IN_PLACE, (F.relu6,)),

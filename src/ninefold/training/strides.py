@@ -8,6 +8,7 @@ memory.
 from __future__ import annotations
 
 import operator as python
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -41,13 +42,14 @@ _AGNOSTIC: frozenset[Any] = frozenset(
 )
 
 
-def keep(graph: Graph, chains: list[Node]) -> None:
+def keep(graph: Graph, chains: Collection[Node]) -> None:
     """Follow the images that `chains` give; copy them as they are made if their strides may be seen."""
     loose = {node for node in chains if not _is_channels_last(node)}
     for node in list(graph.nodes):
         if node not in loose and not (_passes_on(node) and any(x in loose for x in node.all_input_nodes)):
             continue
-        if all(_tolerates(user, node) for user in node.users):
+        # A chain makes its images channels-last itself.
+        if all(user in chains or _tolerates(user, node) for user in node.users):
             loose.add(node)
             continue
         loose.discard(node)
