@@ -190,6 +190,7 @@ private:
         int32_t left, top;
     };
     void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+    void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;
     std::pair<int64_t, int64_t> borders(int64_t width, Range inner) const;
 
@@ -201,6 +202,7 @@ private:
     Activation activation_;
     std::vector<Block> blocks_;
     Floats weight_, bias_;
+    std::optional<Pointwise> pointwise_; // instead of all that, for a window of one pixel
 };
 
 // Depthwise, then pointwise, the filtered rows never leaving the cache.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "ahead.h"
 #include "layers.h"
 #include "parallel.h"
 
@@ -90,16 +91,27 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     }
 
     // A band takes half the cache, the rest is for its input and a panel of weights. The number of bands is
-    // one that the threads can share evenly.
+    // one that the threads can share evenly. While a band is combined, the rows that the next one filters,
+    // and the memory it writes, come into the cache: 128→128 at 150×150 took 7.2 instead of 8.2 ms,
+    // xception41 0.978 of its time; images that stay in the third cache gain nothing.
     const int64_t most = std::clamp<int64_t>(second_level_cache() / 2 / line_bytes, 1, height);
     const int64_t bands = even_parts(image.batch, height, most, threads);
+    const int64_t reach = int64_t(window.dilation_h) * (window.kernel_h - 1) + 1;
+    const auto end = [&](int64_t y) { // of the image's rows that the output's rows before y read
+        return std::clamp<int64_t>((y - 1) * window.stride_h - padding.top + reach, 0, image.height);
+    };
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
         float* filtered = scratch<Band>((y1 - y0) * line);
         depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
-        const int64_t first = (n * height + y0) * width * outputs;
-        pointwise_.panels(filtered, apart, (y1 - y0) * width, residual ? residual + first : nullptr,
+        const int64_t first = (n * height + y0) * width * outputs, pixels = (y1 - y0) * width;
+        const int64_t next = band + 1 < bands ? (band + 2) * height / bands : y1;
+        const Range rows{end(y1), end(next)};
+        const Ahead ahead({image.row(n, rows.first), rows.size() * image.width * image.stride},
+                          {out + first + pixels * outputs, (next - y1) * width * outputs},
+                          pointwise_.steps(pixels));
+        pointwise_.panels(filtered, apart, pixels, residual ? residual + first : nullptr,
                           {out + first, outputs}, 0, count);
     });
 }
