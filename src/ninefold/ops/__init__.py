@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ninefold.ops import arguments, backend, fallback, library
+from ninefold.ops import arguments, backend, choice, cpu, fallback, library
 
 __all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
 
@@ -47,8 +47,8 @@ def conv2d(
     )
     if backend.taken_apart(x):
         return fallback.conv2d(x, weight, bias, *geometry, activation)
-    if library.quicker_in_pytorch(x, weight, *geometry[:3]) and backend.unobserved(x, weight, bias):
-        return library.few_pixels(x, weight, bias, *geometry, activation)
+    if choice.quicker_in_pytorch(x, weight, *geometry[:3]) and backend.unobserved(x, weight, bias):
+        return choice.few_pixels(x, weight, bias, *geometry, activation)
     return library.conv2d(x, weight, bias, *geometry, activation)
 
 
@@ -74,8 +74,8 @@ def depthwise_conv2d(
     given = x, weight, bias, stride, padding, dilation, activation
     if backend.taken_apart(x):
         return fallback.depthwise_conv2d(*given)
-    if not library.made_for(x, weight, stride, dilation) and backend.unobserved(x, weight, bias):
-        return library.like(x, fallback.depthwise_conv2d(*given))
+    if not choice.made_for(x, weight, stride, dilation) and backend.unobserved(x, weight, bias):
+        return cpu.like(x, fallback.depthwise_conv2d(*given))
     return library.depthwise_conv2d(*given)
 
 
@@ -98,8 +98,8 @@ def pointwise_conv2d(
     )
     if backend.taken_apart(x):
         return fallback.pointwise_conv2d(x, weight, bias, activation, residual)
-    if library.quicker_in_pytorch(x, weight) and backend.unobserved(x, weight, bias, residual):
-        return library.like(x, fallback.pointwise_conv2d(x, weight, bias, activation, residual))
+    if choice.quicker_in_pytorch(x, weight) and backend.unobserved(x, weight, bias, residual):
+        return cpu.like(x, fallback.pointwise_conv2d(x, weight, bias, activation, residual))
     return library.pointwise_conv2d(x, weight, bias, activation, residual)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ninefold.ops.layout import memory_format
+
 try:
     from ninefold import _kernels
 except ImportError:
@@ -89,6 +91,11 @@ def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     out = torch.empty(x.shape, memory_format=memory_format)
     _kernels.transpose(x.data_ptr(), n, rows, columns, out.data_ptr(), torch.get_num_threads())
     return out
+
+
+def like(x: Tensor, out: Tensor) -> Tensor:
+    """`out` in the memory format of `x`, which is what an operator gives back."""
+    return laid_out(out, memory_format(x))
 
 
 class Convolution:

@@ -1,6 +1,8 @@
-"""Which memory format an output has: the input's, decided by one rule for real and for traced tensors."""
+"""The size of an output, and its memory format: the input's, by one rule for real and for traced tensors."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -28,3 +30,19 @@ def _ordered_channels_last(x: torch.Tensor) -> bool:
         and row_step >= pixel_step
         and batch_step >= row_step
     )
+
+
+def output_shape(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int, int, int]:
+    """The shape (batch, N, H', W') of a convolution's output; a depth multiplier's too."""
+    batch, _, height, width = x.shape
+    out_channels, _, tall, wide = weight.shape
+    left, right, top, bottom = padding
+    rows = (height + top + bottom - (tall - 1) * dilation[0] - 1) // stride[0] + 1
+    columns = (width + left + right - (wide - 1) * dilation[1] - 1) // stride[1] + 1
+    return batch, out_channels, rows, columns

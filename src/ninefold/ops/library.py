@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from ninefold.ops import backend, cpu, fallback, gradients
+from ninefold.ops import backend, choice, cpu, fallback, gradients, layout
 from ninefold.ops.layout import memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation"
-_HEAVY = 2**18  # weights, from which PyTorch would rather have an image of few pixels in planes
 _LIBRARY = torch.library.Library("ninefold", "DEF")
 
 
@@ -30,14 +29,14 @@ def _conv2d(
     groups: int,
     activation: str | None,
 ) -> torch.Tensor:
-    shape = _output_shape(x, weight, stride, padding, dilation)
+    shape = layout.output_shape(x, weight, stride, padding, dilation)
     reach = backend.reach(x, stride, padding, dilation)
     kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
     geometry = stride, padding, dilation, groups
-    if kernels is cpu and quicker_in_pytorch(x, weight, stride, padding, dilation):
-        return few_pixels(x, weight, bias, *geometry, activation)
+    if kernels is cpu and choice.quicker_in_pytorch(x, weight, stride, padding, dilation):
+        return choice.few_pixels(x, weight, bias, *geometry, activation)
     run = kernels.conv2d if kernels else fallback.conv2d
-    return like(x, run(x, weight, bias, *geometry, activation))
+    return cpu.like(x, run(x, weight, bias, *geometry, activation))
 
 
 def _conv2d_fake(
@@ -50,7 +49,7 @@ def _conv2d_fake(
     groups: int,
     activation: str | None,
 ) -> torch.Tensor:
-    return _empty(x, _output_shape(x, weight, stride, padding, dilation))
+    return _empty(x, layout.output_shape(x, weight, stride, padding, dilation))
 
 
 def _depthwise_conv2d(
@@ -62,13 +61,13 @@ def _depthwise_conv2d(
     dilation: Sequence[int],
     activation: str | None,
 ) -> torch.Tensor:
-    shape = _output_shape(x, weight, stride, padding, dilation)
+    shape = layout.output_shape(x, weight, stride, padding, dilation)
     reach = backend.reach(x, stride, padding, dilation)
     kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
-    if kernels is cpu and not made_for(x, weight, stride, dilation):
+    if kernels is cpu and not choice.made_for(x, weight, stride, dilation):
         kernels = None
     run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
-    return like(x, run(x, weight, bias, stride, padding, dilation, activation))
+    return cpu.like(x, run(x, weight, bias, stride, padding, dilation, activation))
 
 
 def _depthwise_conv2d_fake(
@@ -80,7 +79,7 @@ def _depthwise_conv2d_fake(
     dilation: Sequence[int],
     activation: str | None,
 ) -> torch.Tensor:
-    return _empty(x, _output_shape(x, weight, stride, padding, dilation))
+    return _empty(x, layout.output_shape(x, weight, stride, padding, dilation))
 
 
 def _pointwise_conv2d(
@@ -91,10 +90,10 @@ def _pointwise_conv2d(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
-    if kernels is cpu and quicker_in_pytorch(x, weight):
+    if kernels is cpu and choice.quicker_in_pytorch(x, weight):
         kernels = None
     run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
-    return like(x, run(x, weight, bias, activation, residual))
+    return cpu.like(x, run(x, weight, bias, activation, residual))
 
 
 def _pointwise_conv2d_fake(
@@ -120,7 +119,7 @@ def _separable_conv2d(
     activation: str | None,
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
-    shape = _output_shape(x, depthwise_weight, stride, padding, dilation)
+    shape = layout.output_shape(x, depthwise_weight, stride, padding, dilation)
     images = [channels * shape[2] * shape[3] for channels in (shape[1], pointwise_weight.shape[0])]
     reach = backend.reach(x, stride, padding, dilation)
     kernels = backend.for_call(x, pointwise_weight, depthwise_weight.numel(), *images, reach)
@@ -138,7 +137,7 @@ def _separable_conv2d(
         activation,
         residual,
     )
-    return like(x, out)
+    return cpu.like(x, out)
 
 
 def _separable_conv2d_fake(
@@ -154,7 +153,7 @@ def _separable_conv2d_fake(
     activation: str | None,
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
-    batch, _, height, width = _output_shape(x, depthwise_weight, stride, padding, dilation)
+    batch, _, height, width = layout.output_shape(x, depthwise_weight, stride, padding, dilation)
     return _empty(x, (batch, pointwise_weight.shape[0], height, width))
 
 
@@ -176,7 +175,7 @@ def _convolution_backward(
     needed = (needs_x, needs_weight, False)
     grad_x, grad_weight, _ = run(grad, x, weight, None, stride, padding, dilation, groups, needed)
     return (
-        x.new_empty(0) if grad_x is None else like(x, grad_x),
+        x.new_empty(0) if grad_x is None else cpu.like(x, grad_x),
         x.new_empty(0) if grad_weight is None else grad_weight.contiguous(),
     )
 
@@ -203,7 +202,7 @@ def _activation_backward(grad: torch.Tensor, before: torch.Tensor, activation: s
     if kernels and not backend.on_gpu(before) and grad.dtype is before.dtype:
         passes = backend.backward_passes(before)
         if passes.slopes(before.shape[1], activation):
-            return like(before, passes.slope(grad, before, activation))
+            return cpu.like(before, passes.slope(grad, before, activation))
     with torch.no_grad():
         made = gradients.ACTIVATIONS[activation](grad, before)
     return made.contiguous(memory_format=memory_format(before))
@@ -233,7 +232,7 @@ def _separable_backward(
     )
     along, *rest = made
     others = (x.new_empty(0) if gradient is None else gradient.contiguous() for gradient in rest)
-    return x.new_empty(0) if along is None else like(x, along), *others
+    return x.new_empty(0) if along is None else cpu.like(x, along), *others
 
 
 def _separable_backward_fake(
@@ -254,62 +253,6 @@ def _separable_backward_fake(
     along = torch.empty_like(x, memory_format=memory_format(x)) if needed[0] else x.new_empty(0)
     others = (x.new_empty(shape if need else 0) for shape, need in zip(shapes, needed[1:], strict=True))
     return along, *others
-
-
-def quicker_in_pytorch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0, 0, 0),
-    dilation: Sequence[int] = (1, 1),
-) -> bool:
-    """Whether PyTorch's standard or pointwise convolution is quicker on the CPU than ours, which packs."""
-    batch, _, rows, columns = _output_shape(x, weight, stride, padding, dilation)
-    return not cpu.worthwhile(batch * rows * columns, weight)
-
-
-def few_pixels(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    activation: str | None,
-) -> torch.Tensor:
-    """PyTorch's standard convolution where it is quicker, in the layout that it is quicker in.
-
-    It turns the weights into the image's layout at each call, and many weights outweigh few pixels: with
-    channels last 320→320, 7×7 at 7×7 took 142 ms, the image in planes 27.
-    """
-    image = x.contiguous() if weight.numel() >= _HEAVY else x
-    return like(x, fallback.conv2d(image, weight, bias, stride, padding, dilation, groups, activation))
-
-
-def made_for(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]) -> bool:
-    """Whether there is a depthwise kernel for this filter on the CPU, quicker than PyTorch's."""
-    return cpu.made_for(weight, x.shape[1], stride, dilation)
-
-
-def _output_shape(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> tuple[int, int, int, int]:
-    batch, _, height, width = x.shape
-    out_channels, _, tall, wide = weight.shape
-    left, right, top, bottom = padding
-    rows = (height + top + bottom - (tall - 1) * dilation[0] - 1) // stride[0] + 1
-    columns = (width + left + right - (wide - 1) * dilation[1] - 1) // stride[1] + 1
-    return batch, out_channels, rows, columns
-
-
-def like(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """`out` in the memory format of `x`, which is what an operator gives back."""
-    return cpu.laid_out(out, memory_format(x))
 
 
 def _empty(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
