@@ -110,7 +110,10 @@ def with_streams(assembly: str) -> str:
         copies.append(template.format(one=streams[0], other=streams[-1], index=index, body=inner))
     start = next(k for k, line in enumerate(lines) if _FUNCTION.match(line))
     section = next(line for line in reversed(lines[:start]) if _CODE.match(line))
-    return "\n".join([*edited, section, *copies, ""])
+    # A name, so that a profiler does not show bare addresses.
+    name = lines[start].split(":")[0] + "_streams"
+    named = f"\t.type\t{name},@function\n{name}:"
+    return "\n".join([*edited, section, named, *copies, f"\t.size\t{name}, .-{name}", ""])
 
 
 # Registers, and by what names an instruction may use them.

@@ -74,6 +74,14 @@ def test_a_product_has_its_loop_twice_and_the_second_asks_for_two_streams() -> N
     assert copy.count("pushq") == 3 and copy.count("popq") == 4
 
 
+def test_one_register_to_spare_is_enough_for_one_stream() -> None:
+    taken = "".join(f"\tleaq\t(%r{k}), %rcx\n" for k in range(9, 16))
+    edited = ahead.with_streams(LOOP.replace("\tvbroadcastss", f"{taken}\tvbroadcastss"))
+    copy = edited.split("\t.section\t.rodata\n")[1]
+    assert copy.count("prefetcht1") == 1 and "prefetcht1\t(%rdx)\n\taddq\t0(%rsp), %rdx" in copy
+    assert copy.count("pushq") == 1 and copy.count("popq") == 2
+
+
 @pytest.mark.parametrize(
     ("was", "becomes"),
     [
