@@ -26,15 +26,16 @@ def check_tensors(x: Any, **others: Any) -> None:
     """
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
+    device, dtype = x.device, x.dtype
     for name, tensor in others.items():
         if tensor is None and (name.endswith("bias") or name == "residual"):
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.device != x.device:
-            raise TypeError(f"`{name}` must be on the device of `x` ({x.device}), got {tensor.device}")
-        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"`{name}` must have the dtype of `x` ({x.dtype}), got {tensor.dtype}")
+        if tensor.device != device:
+            raise TypeError(f"`{name}` must be on the device of `x` ({device}), got {tensor.device}")
+        if tensor.dtype != dtype and not torch.is_autocast_enabled(device.type):
+            raise TypeError(f"`{name}` must have the dtype of `x` ({dtype}), got {tensor.dtype}")
 
 
 def remembered(check: Callable[..., T], *sizes: Any) -> T:

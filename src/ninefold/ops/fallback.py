@@ -38,7 +38,7 @@ def convolve(
     left, right, top, bottom = padding
     around = (top, left)
     if left != right or top != bottom:
-        x, around = F.pad(x, [left, right, top, bottom]), (0, 0)
+        x, around = torch.constant_pad_nd(x, [left, right, top, bottom]), (0, 0)
     if x.shape[1] == 1:
         # One channel's strides may say channels-last; PyTorch 2.13 then reads past it at a wide stride.
         x = x[:, 0].unsqueeze(1)
