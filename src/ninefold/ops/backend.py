@@ -127,7 +127,7 @@ def unobserved(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
     So it is without a compiler, mode or subclass, and where no gradient is wanted. The dispatcher's way to a
     function in Python takes 6 µs, and what that function asks another 5.
     """
-    if not x.is_cpu or kernels() is None:
+    if not x.is_cpu or on_gpu(x) or kernels() is None:
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return False

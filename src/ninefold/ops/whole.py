@@ -30,7 +30,7 @@ def forward(
     moments: Tensor | None,
 ) -> Tensor:
     """Convolve an operand; the first two rows of `moments` take the output's mean and biased variance."""
-    if _sparse(home, x, weight, padding, groups):
+    if _sparse(home, x, weight, stride, padding, groups):
         sampled: Tensor = home.pointwise(_every(x, stride), weight, bias, moments)
         return sampled
     z = dense(fallback.convolve(made(home, x), weight, bias, stride, padding, dilation, groups))
@@ -51,7 +51,7 @@ def backward(
     needed: tuple[bool, bool],
 ) -> Gradients:
     """Gradients of the weight and of the operand, those of the two that are needed."""
-    if _sparse(home, x, weight, padding, groups):
+    if _sparse(home, x, weight, stride, padding, groups):
         return _scattered(home, dz, x, weight, stride, needed)
     arrived = dz.arrived if dz.turn is None else home.turn(dz)
     needs_weight, needs_input = needed
@@ -72,12 +72,14 @@ def made(home: ModuleType, x: Operand) -> Tensor:
     return whole
 
 
-def _sparse(home: ModuleType, x: Operand, weight: Tensor, padding: Sides, groups: int) -> bool:
+def _sparse(home: ModuleType, x: Operand, weight: Tensor, stride: Pair, padding: Sides, groups: int) -> bool:
     outputs, inputs, *window = weight.shape
     few = min(outputs, inputs) < getattr(home, "FEWEST_CHANNELS", 1)
     # A smooth activation's slope belongs to every pixel, also to those that are left out.
     plain = window == [1, 1] and not any(padding) and groups == 1 and x.activation not in SLOPED
-    return x.z.is_cpu and plain and not few
+    # Without a stride it is PyTorch that is wanted: `home` has a pass of its own.
+    strided = max(stride) > 1
+    return x.z.is_cpu and strided and plain and not few
 
 
 def _every(x: Operand, stride: Pair) -> Operand:
