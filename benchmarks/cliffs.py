@@ -173,7 +173,11 @@ def figures(results: list[Result], worst: int) -> str:
 )
 @click.option("--seconds", default=0.02, show_default=True, help="For each shape, ten times that in doubt.")
 @click.option("--worst", type=click.IntRange(min=1), default=30, show_default=True, help="Rows of the table.")
-@click.option("--write", is_flag=True, help="Keep page and data in benchmarks/results.")
+@click.option(
+    "--write",
+    is_flag=True,
+    help="Keep the page in benchmarks/results; all figures, a megabyte, are --json's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def main(
     threads: tuple[int, ...],
@@ -205,8 +209,6 @@ def main(
     page.publish("cliffs", text, write=write, show=not as_json)
     if as_json:
         print(page.as_json(machines, results=kept))
-    if write:
-        page.keep_data("cliffs", machines, results=kept)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
@@ -32,14 +33,17 @@ def spread(run: Callable[[], object], threads: int) -> None:
     spent = {task: ticks - before.get(task, 0) for task, ticks in _spent().items()}
     busiest = sorted(spent, key=spent.__getitem__, reverse=True)
     for task, core in zip(busiest, cores[:threads], strict=False):
-        os.sched_setaffinity(task, {core})
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(task, {core})
 
 
 def _spent() -> dict[int, int]:
     """Clock ticks that each thread has run."""
     ticks = {}
     for task in _TASKS.iterdir():
-        # The name, in parentheses, may hold spaces; user and system time are the 12th and 13th behind it.
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        ticks[int(task.name)] = int(fields[11]) + int(fields[12])
+        # A thread may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The name, in parentheses, may hold spaces; user and system time are the 12th and 13th behind it.
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            ticks[int(task.name)] = int(fields[11]) + int(fields[12])
     return ticks

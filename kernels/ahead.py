@@ -20,9 +20,10 @@ While a product multiplies, memory idles, and what the next band reads and write
 24 lines can be under way at a time, so they must be spread over the product's innermost loops: those of the
 tall tiles stand twice, and the second time each step asks for a line of each of two streams and moves them
 on. One stream is left where one register is: in a depthwise weight's gradient, which asks for what the
-input's will be written to. Which loop runs is decided once a tile, by `ninefold_ahead` (runtime/ahead.h): a
-training loop sets it around a call, for a kernel has no argument that would still be in a register there.
-Inference takes the first. With it, and bands of half the size, whose successor has room beside them,
+input's will be written to. Which loop runs is decided once a tile, by `ninefold_ahead` (runtime/ahead.h): the
+loop around the bands sets it around a call, for a kernel has no argument that would still be in a register
+there. Inference does so between the bands of a fused layer (runtime/separable.cpp) and takes the first loop
+elsewhere. In training, with it and bands of half the size, whose successor has room beside them,
 mobilenetv2_100's step takes 0.95 of its processor time, mobilenetv3_large_100's the same, mobilenetv1_100's
 and efficientnet_lite0's 0.97; mobilenetv2_100's depthwise layers backward 0.94.
 """
