@@ -46,6 +46,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def doubles() -> Iterator[None]:
+    """Run the test where new tensors are float64 unless they are told otherwise; what it is given is not."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def lacks() -> Callable[[str], NoReturn]:
     """Skip a test for what this machine lacks; where no skip is allowed, it should have been installed."""

@@ -231,14 +231,14 @@ def _matmul_peak(threads: int, seconds: float) -> float:
     import torch
 
     size = 1024
-    a, b = torch.rand(size, size), torch.rand(size, size)
+    a, b = (torch.rand(size, size, dtype=torch.float32) for _ in range(2))
     return 2 * size**3 / _best(lambda: torch.mm(a, b), threads, seconds)
 
 
 def _copy_bandwidth(size: int, threads: int, seconds: float) -> float:
     import torch
 
-    source = torch.rand(size * threads // 8)
+    source = torch.rand(size * threads // 8, dtype=torch.float32)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best(lambda: target.copy_(source), threads, seconds)
 

@@ -39,6 +39,15 @@ def test_structured_inputs_and_outputs(freeze):
     )
 
 
+def test_the_default_dtype_is_nobodys_business(separable, request):
+    model = nn.Sequential(separable(), separable(stride=2)).eval()
+    wanted, before = model(X).detach(), ninefold.for_inference(model, X)
+    request.getfixturevalue("doubles")
+    for fast in (before, ninefold.for_inference(model, X)):
+        for _ in range(3):
+            torch.testing.assert_close(fast(X), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_other_sizes_are_captured_once_each(separable, monkeypatch):
     model = separable(stride=2).eval()
     captured = []

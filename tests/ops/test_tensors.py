@@ -182,3 +182,18 @@ def test_laying_out_leaves_what_is_dense_alone_and_copies_any_view() -> None:
     for view in (planes[:, 1:], planes[..., ::2], planes.expand(2, 4, 6, 8)[:0], planes.double(), planes.mT):
         out = cpu.laid_out(view, torch.channels_last)
         assert torch.equal(out, view) and out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("doubles")
+def test_the_default_dtype_is_nobodys_business(isa, layout, call, integers):
+    run, truth, weights, options = call
+    x = integers(1, 6, 9, 9).to(memory_format=layout)
+    got = run(x, *weights, **options)
+    assert torch.equal(got, torch.from_numpy(truth(x, *weights, **options)).float())
+    x.requires_grad_()
+    plain = [x.detach().double().requires_grad_(), *(w.double() for w in weights)]
+    for kind in ("silu", "relu6"):
+        (ours,) = torch.autograd.grad(run(x, *weights, activation=kind, **options).sum(), x)
+        (theirs,) = torch.autograd.grad(run(*plain, activation=kind, **options).sum(), plain[0])
+        assert ours.dtype is torch.float32
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)

@@ -23,6 +23,17 @@ def test_the_model_stays_what_it_was(model, images, chains):
     assert type(model).__name__ == "Separable"
 
 
+def test_the_default_dtype_is_nobodys_business(model, images, chains, request):
+    truth = copy.deepcopy(model).double()
+    request.getfixturevalue("doubles")
+    for each, x in ((truth, images.double()), (ninefold.for_training(model), images)):
+        each.train()(x).square().mean().backward()
+    assert chains.since() == 2
+    for ours, theirs in zip(model.parameters(), truth.parameters(), strict=True):
+        assert ours.grad.dtype is torch.float32
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_restore_undoes_it(model, images, chains):
     before = set(vars(model))
     ninefold.for_training(model)

@@ -68,7 +68,7 @@ def _layers(
     for name, kind in kinds.items():
         if kind not in known:
             tell(f"timing {name}", len(known) / several)
-            x = torch.randn(shapes[name].input_shape)
+            x = torch.randn(shapes[name].input_shape, dtype=torch.float32)
             pair = original.get_submodule(name), conversion.model.get_submodule(name)
             before, after = (for_inference(nn.Sequential(layer), x) for layer in pair)
             taken = measure.interleaved(

@@ -39,7 +39,7 @@ class Network:
 
 def random_numbers(shape: tuple[int, ...]) -> torch.Tensor:
     """Normal random numbers, the same each time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
 
 
 def check_file(path: Path, argument: str = "model") -> None:

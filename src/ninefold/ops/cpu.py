@@ -88,7 +88,7 @@ def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
         return x.contiguous(memory_format=memory_format)
     n, c, h, w = x.shape
     rows, columns = (c, h * w) if other is torch.contiguous_format else (h * w, c)
-    out = torch.empty(x.shape, memory_format=memory_format)
+    out = torch.empty_like(x, memory_format=memory_format)
     _kernels.transpose(x.data_ptr(), n, rows, columns, out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -315,7 +315,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _empty(n: int, c: int, h: int, w: int) -> Tensor:
-    return torch.empty((n, c, h, w), memory_format=torch.channels_last)
+    return torch.empty((n, c, h, w), dtype=torch.float32, memory_format=torch.channels_last)
 
 
 def _output_size(packed: Convolution | Separable | Inverted, height: int, width: int, padding: Sides) -> Pair:

@@ -151,7 +151,7 @@ def slopes(channels: int, activation: str) -> bool:
 
 def slope(gradient: Tensor, before: Tensor, activation: str) -> Tensor:
     """The gradient that arrives behind an activation, at `before` it."""
-    numbers = torch.tensor([[0.0], [1.0], [1.0], [0.0]]).expand(4, before.shape[1]).contiguous()
+    numbers = before.new_tensor([[0.0], [1.0], [1.0], [0.0]]).expand(4, before.shape[1]).contiguous()
     return reduce(Operand(dense(before), numbers, activation), dense(gradient))[0]
 
 
@@ -173,7 +173,8 @@ def normalisation_backward(
     """Return the turn of an operand's gradient, and the gradients of gamma and beta."""
     assert operand.numbers is not None
     channels = operand.z.shape[1]
-    made = torch.empty((3, channels)), torch.empty(channels), torch.empty(channels)
+    room = operand.numbers.new_empty
+    made = room((3, channels)), room(channels), room(channels)
     _kernels.train_normalisation_gradient(
         operand.numbers.data_ptr(),
         _address(gamma),

@@ -124,7 +124,7 @@ class Sequence(nn.Module):
 
         def call(x: Tensor) -> Tensor:
             x = cpu.laid_out(x, torch.channels_last) if image else x.contiguous()
-            out = torch.empty(result, memory_format=memory_format)
+            out = torch.empty(result, dtype=torch.float32, memory_format=memory_format)
             run([x.data_ptr()], sizes, [out.data_ptr()], threads(), False)
             return out
 
@@ -157,7 +157,7 @@ class Sequence(nn.Module):
         if shapes is None:
             shapes = self._shapes[sizes] = self._results(list(sizes))
         results = {
-            value: torch.empty((n, c, h, w), memory_format=torch.channels_last)
+            value: torch.empty((n, c, h, w), dtype=torch.float32, memory_format=torch.channels_last)
             for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
         }
         return dense, sizes, results

@@ -109,7 +109,9 @@ def _alone(candidate: Candidate, seconds: float) -> tuple[Alone, Alone]:
     standard, first, last = candidate.standard, candidate.depthwise, candidate.pointwise
     generator = torch.Generator().manual_seed(0)
     x, whole, filters, matrix = (
-        torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        torch.randn(shape, dtype=torch.float32, generator=generator).contiguous(
+            memory_format=torch.channels_last
+        )
         for shape in (standard.input_shape, standard.weight_shape, first.weight_shape, last.weight_shape)
     )
     kernel = packed.Conv2d(

@@ -232,7 +232,7 @@ def _forward(
     batch = normalisation is not None and normalisation.batch_statistics
     numbers = None
     if normalisation is not None or stage.activation is not None:
-        numbers = torch.empty((4, channels), device=weight.device)
+        numbers = torch.empty((4, channels), dtype=torch.float32, device=weight.device)
     moments = numbers if batch else None
     geometry = stage.stride, stage.padding, stage.dilation
     if stage.kind == "depthwise":
