@@ -14,7 +14,6 @@ namespace ninefold {
 
 namespace {
 
-struct Columns;   // names the scratch of a panel's weights on the way to their order
 struct Remainder; // names the scratch of a panel that reaches past a group's last output channel
 struct Left;      // names the scratch of the image's left border with zeros beside it,
 struct Right;     // and of its right border
@@ -23,11 +22,11 @@ struct Sampled;   // names the scratch of the pixels that a window of one pixel 
 } // namespace
 
 Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
-               Window window, const std::string& activation)
+               Window window, const std::string& activation, int threads)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels), groups_(groups),
       window_(window), activation_(kernels_, activation) {
     if (window.kernel_h == 1 && window.kernel_w == 1 && groups == 1) {
-        pointwise_.emplace(weight, bias, in_channels, out_channels, activation, 1);
+        pointwise_.emplace(weight, bias, in_channels, out_channels, activation, threads);
         return;
     }
     const int64_t inputs = in_channels / groups, outputs = out_channels / groups;
@@ -46,21 +45,24 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
         }
     weight_ = allocate_weights(padded * taps);
     bias_ = allocate_weights(padded);
-    float* sums = bias_.get();
-    for (const Block& block : blocks_) {
-        // PyTorch's order of taps, (m, t), from rows to columns, and from there to the kernel's, (t, m): one
-        // number at a time, packing took longer than the convolution of a small image.
+    parallel_for(padded * taps > 32768 ? threads : 1, blocks_.size(), [&](int64_t b) {
+        const Block& block = blocks_[b];
         const int64_t width = block.panel->width;
-        float* columns = scratch<Columns>(taps * width);
-        if (block.valid < width) std::fill_n(columns, taps * width, 0.0f);
-        transpose(weight + block.first * taps, block.valid, taps, taps, columns, width);
         float* packed = weight_.get() + block.weight;
-        for (int64_t t = 0; t < kh * kw; t++)
-            for (int64_t m = 0; m < inputs; m++, packed += width)
-                std::copy_n(columns + (m * kh * kw + t) * width, width, packed);
+        if (block.valid < width) std::fill_n(packed, taps * width, 0.0f);
+        // PyTorch's order of taps is (m, t), the kernel's (t, m).
+        const int64_t apart = inputs * width, turn = width - kh * kw * apart;
+        float *next = packed, *const end = packed + taps * width;
+        transpose_to(
+            [=]() mutable {
+                float* const row = next;
+                if ((next += apart) >= end) next += turn;
+                return row;
+            },
+            weight + block.first * taps, block.valid, taps, taps);
         for (int64_t d = 0; d < width; d++)
-            *sums++ = bias && d < block.valid ? bias[block.first + d] : 0.0f;
-    }
+            bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
+    });
 }
 
 // What the output columns x of the rows y read, with zeros where that is beside the image: tiles of several

@@ -170,7 +170,7 @@ class Conv2d {
 public:
     // weight: (out_channels, in_channels / groups, kernel_h, kernel_w); bias: out_channels numbers or null.
     Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
-           Window window, const std::string& activation);
+           Window window, const std::string& activation, int threads);
 
     // out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, float* out, int threads) const;

@@ -133,7 +133,7 @@ void weights_last(bool yes) {
 }
 
 Floats allocate_weights(size_t count) {
-    if (!lasting) return allocate(count);
+    if (!lasting) return count * sizeof(float) < page ? allocate(count) : allocate_image(count);
     static std::mutex lock;
     static Floats open;
     static size_t used = 0, size = 0;

@@ -266,9 +266,9 @@ NB_MODULE(_kernels, m) {
     nb::class_<Conv2d>(m, "Conv2d")
         .def("__init__",
              [](Conv2d* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
-                int groups, const Window& window, const std::string& activation) {
-                 new (self)
-                     Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window, activation);
+                int groups, const Window& window, const std::string& activation, int threads) {
+                 new (self) Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window,
+                                   activation, threads);
              })
         .def(
             "run",

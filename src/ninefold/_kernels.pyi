@@ -43,6 +43,7 @@ class Conv2d:
         groups: int,
         window: Window,
         activation: str,
+        threads: int,
         /,
     ) -> None: ...
     def run(

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ninefold.ops import arguments, backend, choice, cpu, fallback, library
+from ninefold.ops import arguments, backend, fallback, forward, library
 
 __all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
 
@@ -41,15 +41,11 @@ def conv2d(
 
     `x` is (batch, C, H, W) in any memory format, `weight` (N, C/groups, kh, kw), `bias` (N,).
     """
-    arguments.check_tensors(x, weight=weight, bias=bias)
+    way = _way(x, weight=weight, bias=bias)
     geometry = arguments.remembered(
         arguments.standard, x.shape, weight.shape, _shape(bias), stride, padding, dilation, groups, activation
     )
-    if backend.taken_apart(x):
-        return fallback.conv2d(x, weight, bias, *geometry, activation)
-    if choice.quicker_in_pytorch(x, weight, *geometry[:3]) and backend.unobserved(x, weight, bias):
-        return choice.few_pixels(x, weight, bias, *geometry, activation)
-    return library.conv2d(x, weight, bias, *geometry, activation)
+    return way.conv2d(x, weight, bias, *geometry, activation)
 
 
 def depthwise_conv2d(
@@ -67,16 +63,11 @@ def depthwise_conv2d(
     `x` is (batch, C, H, W) in any memory format, `weight` (C·multiplier, 1, kh, kw), `bias` (C·multiplier,).
     Channel c of `x` makes the channels c·multiplier + m of the result (batch, C·multiplier, H', W').
     """
-    arguments.check_tensors(x, weight=weight, bias=bias)
+    way = _way(x, weight=weight, bias=bias)
     stride, padding, dilation, _ = arguments.remembered(
         arguments.depthwise, x.shape, weight.shape, _shape(bias), stride, padding, dilation, activation
     )
-    given = x, weight, bias, stride, padding, dilation, activation
-    if backend.taken_apart(x):
-        return fallback.depthwise_conv2d(*given)
-    if not choice.made_for(x, weight, stride, dilation) and backend.unobserved(x, weight, bias):
-        return cpu.like(x, fallback.depthwise_conv2d(*given))
-    return library.depthwise_conv2d(*given)
+    return way.depthwise_conv2d(x, weight, bias, stride, padding, dilation, activation)
 
 
 def pointwise_conv2d(
@@ -92,15 +83,11 @@ def pointwise_conv2d(
     `x` is (batch, C, H, W) in any memory format, `weight` (N, C, 1, 1), `bias` (N,), `residual` of the
     result's shape.
     """
-    arguments.check_tensors(x, weight=weight, bias=bias, residual=residual)
+    way = _way(x, weight=weight, bias=bias, residual=residual)
     arguments.remembered(
         arguments.pointwise, x.shape, weight.shape, _shape(bias), activation, _shape(residual)
     )
-    if backend.taken_apart(x):
-        return fallback.pointwise_conv2d(x, weight, bias, activation, residual)
-    if choice.quicker_in_pytorch(x, weight) and backend.unobserved(x, weight, bias, residual):
-        return cpu.like(x, fallback.pointwise_conv2d(x, weight, bias, activation, residual))
-    return library.pointwise_conv2d(x, weight, bias, activation, residual)
+    return way.pointwise_conv2d(x, weight, bias, activation, residual)
 
 
 def separable_conv2d(
@@ -124,7 +111,7 @@ def separable_conv2d(
     `pointwise_weight` (N, C·multiplier, 1, 1), `depthwise_bias` (C·multiplier,), `pointwise_bias` (N,) and
     `residual` of the result's shape. Stride, padding and dilation are the depthwise stage's.
     """
-    arguments.check_tensors(
+    way = _way(
         x,
         depthwise_weight=depthwise_weight,
         pointwise_weight=pointwise_weight,
@@ -146,9 +133,20 @@ def separable_conv2d(
         activation,
         _shape(residual),
     )
-    weights = (depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias)
-    run = fallback.separable_conv2d if backend.taken_apart(x) else library.separable_conv2d
-    return run(x, *weights, stride, padding, dilation, depthwise_activation, activation, residual)
+    weights = depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias
+    geometry = stride, padding, dilation
+    return way.separable_conv2d(x, *weights, *geometry, depthwise_activation, activation, residual)
+
+
+def _way(x: torch.Tensor, **others: torch.Tensor | None) -> Any:
+    """Where a call with good tensors goes: past PyTorch's dispatcher, through it, or into its operators.
+
+    Past it only where that makes no difference. TypeError for what is no good tensor.
+    """
+    if backend.unobserved(x, others):
+        return forward
+    arguments.check_tensors(x, **others)
+    return fallback if backend.taken_apart(x) else library
 
 
 def _shape(tensor: torch.Tensor | None) -> torch.Size | None:

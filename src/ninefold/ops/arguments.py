@@ -28,7 +28,7 @@ def check_tensors(x: Any, **others: Any) -> None:
         raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
     device, dtype = x.device, x.dtype
     for name, tensor in others.items():
-        if tensor is None and (name.endswith("bias") or name == "residual"):
+        if tensor is None and optional(name):
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
@@ -36,6 +36,11 @@ def check_tensors(x: Any, **others: Any) -> None:
             raise TypeError(f"`{name}` must be on the device of `x` ({device}), got {tensor.device}")
         if tensor.dtype != dtype and not torch.is_autocast_enabled(device.type):
             raise TypeError(f"`{name}` must have the dtype of `x` ({dtype}), got {tensor.dtype}")
+
+
+def optional(name: str) -> bool:
+    """Whether an operator does without the tensor of this name."""
+    return name.endswith("bias") or name == "residual"
 
 
 def remembered(check: Callable[..., T], *sizes: Any) -> T:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+
+from ninefold.ops import arguments
 
 # Offsets inside one image are 32-bit in the kernels.
 _MOST_ELEMENTS = 2**31
@@ -61,7 +64,7 @@ def backward_passes(x: torch.Tensor) -> ModuleType:
 
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels could run where `x` lies: NVIDIA's GPUs from compute capability 8.0."""
-    return x.device.type == "cuda" and torch.version.hip is None and _capability(x.device) >= (8, 0)
+    return x.is_cuda and torch.version.hip is None and _capability(x.device) >= (8, 0)
 
 
 def traceable(x: torch.Tensor) -> bool:
@@ -92,7 +95,7 @@ def separable_on_gpu(
     if unrolled_too_far(depthwise_weight.shape[2:], stride, dilation):
         return False
     pixels = grad.shape[2] * grad.shape[3]
-    images = x.shape[1] * pixels, grad.shape[1] * pixels, reach(x, stride, padding, dilation)
+    images = x.shape[1] * pixels, grad.shape[1] * pixels, reach(x.shape, stride, padding, dilation)
     return for_call(x, pointwise_weight, *images) is not None
 
 
@@ -114,35 +117,45 @@ def taken_apart(x: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return x.is_complex()
+    return x.is_complex() or _differentiated()
+
+
+def unobserved(x: Any, others: Mapping[str, Any]) -> bool:
+    """Whether all are float32 tensors on the CPU, and nobody sees if a call goes past PyTorch's dispatcher.
+
+    Its way to a function in Python takes 10 µs. It must be asked for a compiler, a tracer, a profiler, a mode
+    or a subclass, for a gradient, and for a tensor that only says what its numbers are.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    recorded, c = torch.is_grad_enabled(), torch._C
+    for name, tensor in (("x", x), *others.items()):
+        if tensor is None and arguments.optional(name):
+            continue
+        if type(tensor) not in _PLAIN or tensor.dtype is not torch.float32 or not tensor.is_cpu:
+            return False
+        if (recorded and tensor.requires_grad) or tensor.is_neg() or tensor._is_zerotensor():
+            return False
     return (
-        x.is_complex()
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        c._len_torch_dispatch_stack() == 0
+        and c._len_torch_function_stack() == 0
+        and c._get_tracing_state() is None
+        and not c._autograd._profiler_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not _differentiated()
+        and not on_gpu(x)
+        and kernels() is not None
     )
 
 
-def unobserved(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Whether nobody sees if a call on the CPU is an operator of ninefold's or PyTorch's own.
-
-    So it is without a compiler, mode or subclass, and where no gradient is wanted. The dispatcher's way to a
-    function in Python takes 6 µs, and what that function asks another 5.
-    """
-    if not x.is_cpu or on_gpu(x) or kernels() is None:
-        return False
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return False
-    recorded = torch.is_grad_enabled()
-    for tensor in (x, *others):
-        if tensor is not None and (type(tensor) not in _PLAIN or (recorded and tensor.requires_grad)):
-            return False
-    return True
+def _differentiated() -> bool:
+    """Whether forward-mode gradients or `torch.func` are at work."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def reach(x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> int:
-    """How far a convolution's positions reach in an image of `x`, in elements, for `for_call` to judge."""
-    _, channels, height, width = x.shape
+def reach(x: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> int:
+    """How far a convolution's positions reach in an image of shape `x`, in elements, for `for_call`."""
+    _, channels, height, width = x
     left, right, top, bottom = padding
     padded = (height + top + bottom) * (width + left + right) * channels
     if padded > _MOST_PADDED and padded > 16 * channels * height * width:
@@ -161,7 +174,7 @@ def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) ->
     if gpu:
         if x.dtype not in GPU_DTYPES or weight.dtype is not x.dtype:
             return None
-    elif not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.device.type == "cpu"):
+    elif not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.is_cpu):
         return None
     if x.layout is not torch.strided or weight.layout is not torch.strided:
         return None

@@ -20,7 +20,7 @@ def quicker_in_pytorch(
     dilation: Sequence[int] = (1, 1),
 ) -> bool:
     """Whether PyTorch's standard or pointwise convolution is quicker on the CPU than ours, which packs."""
-    batch, _, rows, columns = output_shape(x, weight, stride, padding, dilation)
+    batch, _, rows, columns = output_shape(x.shape, weight.shape, stride, padding, dilation)
     return not cpu.worthwhile(batch * rows * columns, weight)
 
 

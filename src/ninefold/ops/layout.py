@@ -33,15 +33,15 @@ def _ordered_channels_last(x: torch.Tensor) -> bool:
 
 
 def output_shape(
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Sequence[int],
+    weight: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[int, int, int, int]:
-    """The shape (batch, N, H', W') of a convolution's output; a depth multiplier's too."""
-    batch, _, height, width = x.shape
-    out_channels, _, tall, wide = weight.shape
+    """The shape (batch, N, H', W') of a convolution's output, of those of image and weight."""
+    batch, _, height, width = x
+    out_channels, _, tall, wide = weight
     left, right, top, bottom = padding
     rows = (height + top + bottom - (tall - 1) * dilation[0] - 1) // stride[0] + 1
     columns = (width + left + right - (wide - 1) * dilation[1] - 1) // stride[1] + 1

@@ -12,31 +12,11 @@ from typing import Any
 import torch
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from ninefold.ops import backend, choice, cpu, fallback, gradients, layout
+from ninefold.ops import backend, cpu, fallback, forward, gradients, layout
 from ninefold.ops.layout import memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation"
 _LIBRARY = torch.library.Library("ninefold", "DEF")
-
-
-def _conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    activation: str | None,
-) -> torch.Tensor:
-    shape = layout.output_shape(x, weight, stride, padding, dilation)
-    reach = backend.reach(x, stride, padding, dilation)
-    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
-    geometry = stride, padding, dilation, groups
-    if kernels is cpu and choice.quicker_in_pytorch(x, weight, stride, padding, dilation):
-        return choice.few_pixels(x, weight, bias, *geometry, activation)
-    run = kernels.conv2d if kernels else fallback.conv2d
-    return cpu.like(x, run(x, weight, bias, *geometry, activation))
 
 
 def _conv2d_fake(
@@ -49,25 +29,7 @@ def _conv2d_fake(
     groups: int,
     activation: str | None,
 ) -> torch.Tensor:
-    return _empty(x, layout.output_shape(x, weight, stride, padding, dilation))
-
-
-def _depthwise_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    activation: str | None,
-) -> torch.Tensor:
-    shape = layout.output_shape(x, weight, stride, padding, dilation)
-    reach = backend.reach(x, stride, padding, dilation)
-    kernels = backend.for_call(x, weight, shape[1] * shape[2] * shape[3], reach)
-    if kernels is cpu and not choice.made_for(x, weight, stride, dilation):
-        kernels = None
-    run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
-    return cpu.like(x, run(x, weight, bias, stride, padding, dilation, activation))
+    return _empty(x, layout.output_shape(x.shape, weight.shape, stride, padding, dilation))
 
 
 def _depthwise_conv2d_fake(
@@ -79,21 +41,7 @@ def _depthwise_conv2d_fake(
     dilation: Sequence[int],
     activation: str | None,
 ) -> torch.Tensor:
-    return _empty(x, layout.output_shape(x, weight, stride, padding, dilation))
-
-
-def _pointwise_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation: str | None,
-    residual: torch.Tensor | None,
-) -> torch.Tensor:
-    kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
-    if kernels is cpu and choice.quicker_in_pytorch(x, weight):
-        kernels = None
-    run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
-    return cpu.like(x, run(x, weight, bias, activation, residual))
+    return _empty(x, layout.output_shape(x.shape, weight.shape, stride, padding, dilation))
 
 
 def _pointwise_conv2d_fake(
@@ -104,40 +52,6 @@ def _pointwise_conv2d_fake(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     return _empty(x, (x.shape[0], weight.shape[0], x.shape[2], x.shape[3]))
-
-
-def _separable_conv2d(
-    x: torch.Tensor,
-    depthwise_weight: torch.Tensor,
-    pointwise_weight: torch.Tensor,
-    depthwise_bias: torch.Tensor | None,
-    pointwise_bias: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    depthwise_activation: str | None,
-    activation: str | None,
-    residual: torch.Tensor | None,
-) -> torch.Tensor:
-    shape = layout.output_shape(x, depthwise_weight, stride, padding, dilation)
-    images = [channels * shape[2] * shape[3] for channels in (shape[1], pointwise_weight.shape[0])]
-    reach = backend.reach(x, stride, padding, dilation)
-    kernels = backend.for_call(x, pointwise_weight, depthwise_weight.numel(), *images, reach)
-    run = kernels.separable_conv2d if kernels else fallback.separable_conv2d
-    out = run(
-        x,
-        depthwise_weight,
-        pointwise_weight,
-        depthwise_bias,
-        pointwise_bias,
-        stride,
-        padding,
-        dilation,
-        depthwise_activation,
-        activation,
-        residual,
-    )
-    return cpu.like(x, out)
 
 
 def _separable_conv2d_fake(
@@ -153,7 +67,7 @@ def _separable_conv2d_fake(
     activation: str | None,
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
-    batch, _, height, width = layout.output_shape(x, depthwise_weight, stride, padding, dilation)
+    batch, _, height, width = layout.output_shape(x.shape, depthwise_weight.shape, stride, padding, dilation)
     return _empty(x, (batch, pointwise_weight.shape[0], height, width))
 
 
@@ -329,7 +243,7 @@ def _register(
 
 conv2d = _register(
     f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, SymInt groups, str? activation) -> Tensor",
-    _conv2d,
+    forward.conv2d,
     _conv2d_fake,
     gradients.save_conv2d,
     gradients.conv2d,
@@ -337,7 +251,7 @@ conv2d = _register(
 )
 depthwise_conv2d = _register(
     f"depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, str? activation) -> Tensor",
-    _depthwise_conv2d,
+    forward.depthwise_conv2d,
     _depthwise_conv2d_fake,
     gradients.save_depthwise_conv2d,
     gradients.depthwise_conv2d,
@@ -345,7 +259,7 @@ depthwise_conv2d = _register(
 )
 pointwise_conv2d = _register(
     "pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? residual) -> Tensor",
-    _pointwise_conv2d,
+    forward.pointwise_conv2d,
     _pointwise_conv2d_fake,
     gradients.save_pointwise_conv2d,
     gradients.pointwise_conv2d,
@@ -355,7 +269,7 @@ separable_conv2d = _register(
     "separable_conv2d(Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, "
     f"Tensor? pointwise_bias, {_GEOMETRY}, str? depthwise_activation, str? activation, Tensor? residual) "
     "-> Tensor",
-    _separable_conv2d,
+    forward.separable_conv2d,
     _separable_conv2d_fake,
     gradients.save_separable_conv2d,
     gradients.separable_conv2d,

@@ -99,7 +99,7 @@ class Conv2d(Packed):
         """Convolve x; channels-last in, channels-last out, without a copy."""
         if backend.on_gpu(x):
             return self._on_gpu(x, residual)
-        reach = backend.reach(x, self.stride, self.padding, self.dilation)
+        reach = backend.reach(x.shape, self.stride, self.padding, self.dilation)
         if backend.for_call(x, self.weight, reach) is None:
             geometry = self.stride, self.padding, self.dilation, self.groups
             plain = fallback.conv2d(x, self.weight, self.bias, *geometry, self.activation)
@@ -170,7 +170,7 @@ class Separable(Packed):
             geometry = self.stride, self.padding, self.dilation
             last = self.depthwise_activation, self.activation, residual
             return library.separable_conv2d(x, *self._weights, *geometry, *last)
-        reach = backend.reach(x, self.stride, self.padding, self.dilation)
+        reach = backend.reach(x.shape, self.stride, self.padding, self.dilation)
         if backend.for_call(x, self.depthwise_weight, reach) is None:
             activations = self.depthwise_activation, self.activation
             return fallback.separable_conv2d(
@@ -231,7 +231,7 @@ class Inverted(Packed):
                 if self.projection is None
                 else self.projection(self.depthwise(wide), residual)
             )
-        reach = backend.reach(x, filtering.stride, filtering.padding, filtering.dilation)
+        reach = backend.reach(x.shape, filtering.stride, filtering.padding, filtering.dilation)
         if backend.for_call(x, self.expansion.weight, reach) is None:
             if self.projection is None:
                 return self.depthwise(self.expansion(x), residual)
