@@ -1,30 +1,71 @@
-"""What PyTorch is quicker at on the CPU than the kernels, and how it is asked."""
+"""What PyTorch is quicker at on the CPU than the kernels, and how it is asked.
+
+The functions are named as the operators; they take shapes, and say whether the call is PyTorch's. Their
+numbers are from the grid of `benchmarks/cliffs.py`, one Zen 4 core.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from math import gcd, prod
 
 import torch
 
 from ninefold.ops import cpu, fallback
 from ninefold.ops.layout import output_shape
 
-_HEAVY = 2**18  # weights, from which PyTorch would rather have an image of few pixels in planes
+Numbers = tuple[int, ...]
+
+_FEW = 32  # pixels of the result
+_HEAVY, _HEAVY_MATRIX = 2**19, 2**15  # weights, of a standard convolution and of a pointwise one
+# Multiplications that PyTorch does in the time by which its call takes longer than the kernels'.
+_SLIGHT, _SLIGHT_ALONE = 2**17, 2**14
 
 
-def quicker_in_pytorch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0, 0, 0),
-    dilation: Sequence[int] = (1, 1),
+@lru_cache(4096)
+def conv2d(x: Numbers, weight: Numbers, stride: Numbers, padding: Numbers, dilation: Numbers) -> bool:
+    """Where packing the weights outweighs what is done with them.
+
+    960→960, 7×7 at one pixel: 34 ms, PyTorch 7; 144→144, 5×5 at 4×4 0.31 ms, PyTorch 0.36.
+    """
+    batch, _, rows, columns = output_shape(x, weight, stride, padding, dilation)
+    return batch * rows * columns < _FEW and prod(weight) >= _HEAVY
+
+
+@lru_cache(4096)
+def depthwise_conv2d(
+    x: Numbers, weight: Numbers, stride: Numbers, padding: Numbers, dilation: Numbers
 ) -> bool:
-    """Whether PyTorch's standard or pointwise convolution is quicker on the CPU than ours, which packs."""
-    batch, _, rows, columns = output_shape(x.shape, weight.shape, stride, padding, dilation)
-    return not cpu.worthwhile(batch * rows * columns, weight)
+    """Where there is no kernel for this filter alone, but the one for all, and enough to do.
+
+    4×4 on 960 channels of 56×56: 5.4 ms against 3.7; 7×7 on 3 channels of 112×112: 2.3 against 0.2.
+    """
+    (batch, channels, _, _), (outputs, _, height, width) = x, weight
+    if outputs > channels:
+        return False
+    square = height == width and stride[0] == stride[1] and dilation[0] == dilation[1]
+    undilated = stride[0] // gcd(stride[0], dilation[0])
+    if channels >= 8 and square and height in (1, 3, 5, 7) and undilated in (1, 2):
+        return False
+    _, _, rows, columns = output_shape(x, weight, stride, padding, dilation)
+    pixels = batch * rows * columns
+    slight = _SLIGHT if channels >= 4 else _SLIGHT_ALONE
+    return pixels >= _FEW and pixels * prod(weight) >= slight
 
 
-def few_pixels(
+@lru_cache(4096)
+def pointwise_conv2d(x: Numbers, weight: Numbers) -> bool:
+    """Where packing the weights outweighs what is done with them, or a panel would be mostly padding.
+
+    960→960 at one pixel: 0.19 ms, PyTorch 0.07; 320→1 at 112×112 2.2 ms, PyTorch 0.9.
+    """
+    (batch, inputs, rows, columns), outputs = x, weight[0]
+    pixels = batch * rows * columns
+    return (pixels < 2 * _FEW and prod(weight) >= _HEAVY_MATRIX) or inputs == 1 or outputs < 4
+
+
+def in_planes(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -34,15 +75,10 @@ def few_pixels(
     groups: int,
     activation: str | None,
 ) -> torch.Tensor:
-    """PyTorch's standard convolution where it is quicker, in the layout that it is quicker in.
+    """PyTorch's standard convolution in the layout that it is quicker in for few pixels and many weights.
 
-    It turns the weights into the image's layout at each call, and many weights outweigh few pixels: with
-    channels last 320→320, 7×7 at 7×7 took 142 ms, the image in planes 27.
+    It turns the weights into the image's layout at each call: with channels last 320→320, 7×7 at 7×7 took
+    142 ms, the image in planes 27.
     """
-    image = x.contiguous() if weight.numel() >= _HEAVY else x
-    return cpu.like(x, fallback.conv2d(image, weight, bias, stride, padding, dilation, groups, activation))
-
-
-def made_for(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]) -> bool:
-    """Whether there is a depthwise kernel for this filter on the CPU, quicker than PyTorch's."""
-    return cpu.made_for(weight, x.shape[1], stride, dilation)
+    image = cpu.laid_out(x, torch.contiguous_format)
+    return fallback.conv2d(image, weight, bias, stride, padding, dilation, groups, activation)

@@ -5,9 +5,8 @@ The callers have checked shapes, types and sizes (`ninefold.shape`, `ops.backend
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import gcd
 from typing import Any
 
 import torch
@@ -24,12 +23,7 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 
-# Whether calls stay in the kernels wherever those can take them.
 _forced = False
-
-# Pixels of the result below which PyTorch is quicker: packing weights for so few costs more than they do.
-# 960→960 at one pixel: 0.07 ms against 0.22, at 7×7 1.1 against 1.3.
-_FEW = 64
 
 
 def available() -> bool:
@@ -62,6 +56,11 @@ def forced(name: str) -> Iterator[None]:
     finally:
         _kernels.use(before)
         _forced = was
+
+
+def is_forced() -> bool:
+    """Whether a call stays in the kernels, wherever those can take it."""
+    return _forced
 
 
 @contextmanager
@@ -241,28 +240,6 @@ def conv2d(
     out = _empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
     kernel.run(x.data_ptr(), n, h, w, c, _kernels.Padding(*padding), out.data_ptr(), threads)
     return out
-
-
-def worthwhile(pixels: int, weight: Tensor) -> bool:
-    """Whether packing a standard or pointwise convolution's weights pays for so many pixels of its result.
-
-    Fewer output channels than a panel has would be padding: 320→1 at 112×112 took 2.2 ms, PyTorch 0.9.
-    """
-    outputs, inputs, height, width = weight.shape
-    slim = height == width == 1 and (inputs == 1 or outputs < 4)
-    return _forced or (pixels >= _FEW and not slim)
-
-
-def made_for(weight: Tensor, channels: int, stride: Sequence[int], dilation: Sequence[int]) -> bool:
-    """Whether there is a depthwise kernel for this filter alone: the one for all is slower than PyTorch's.
-
-    4×4 on 960 channels of 56×56: 5.4 ms against 3.7; 7×7 on 3 channels of 112×112: 2.4 against 0.2.
-    """
-    outputs, _, height, width = weight.shape
-    square = height == width and stride[0] == stride[1] and dilation[0] == dilation[1]
-    undilated = stride[0] // gcd(stride[0], dilation[0])
-    sized = square and height in (1, 3, 5, 7) and undilated in (1, 2)
-    return _forced or outputs > channels or (channels >= 8 and sized)
 
 
 def depthwise_conv2d(

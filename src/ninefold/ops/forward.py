@@ -28,9 +28,9 @@ def conv2d(
     stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
     kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, stride, padding, dilation))
     geometry = stride, padding, dilation, groups
-    if kernels is cpu and choice.quicker_in_pytorch(x, weight, stride, padding, dilation):
-        return choice.few_pixels(x, weight, bias, *geometry, activation)
     run = kernels.conv2d if kernels else fallback.conv2d
+    if kernels is cpu and not cpu.is_forced() and choice.conv2d(x.shape, weight.shape, *geometry[:3]):
+        run = choice.in_planes
     return cpu.like(x, run(x, weight, bias, *geometry, activation))
 
 
@@ -46,10 +46,11 @@ def depthwise_conv2d(
     """Return activation(depthwise(x) + bias)."""
     stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
     kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, stride, padding, dilation))
-    if kernels is cpu and not choice.made_for(x, weight, stride, dilation):
-        kernels = None
+    geometry = stride, padding, dilation
     run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
-    return cpu.like(x, run(x, weight, bias, stride, padding, dilation, activation))
+    if kernels is cpu and not cpu.is_forced() and choice.depthwise_conv2d(x.shape, weight.shape, *geometry):
+        run = fallback.depthwise_conv2d
+    return cpu.like(x, run(x, weight, bias, *geometry, activation))
 
 
 def pointwise_conv2d(
@@ -61,9 +62,9 @@ def pointwise_conv2d(
 ) -> torch.Tensor:
     """Return activation(pointwise(x) + bias) + residual."""
     kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
-    if kernels is cpu and choice.quicker_in_pytorch(x, weight):
-        kernels = None
     run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
+    if kernels is cpu and not cpu.is_forced() and choice.pointwise_conv2d(x.shape, weight.shape):
+        run = fallback.pointwise_conv2d
     return cpu.like(x, run(x, weight, bias, activation, residual))
 
 
