@@ -59,8 +59,12 @@ public:
 
 private:
     struct Step {
-        std::unique_ptr<Operation> operation;
+        std::shared_ptr<const Operation> operation;
         std::vector<int> operands;
+    };
+    struct Halves { // the first steps and the others, or nothing; between them lies one value
+        std::unique_ptr<Plan> head, tail;
+        int64_t crossing = 0; // numbers of that value, for one image
     };
     struct Layout { // for one set of input shapes
         std::vector<Shape> shapes;
@@ -72,6 +76,14 @@ private:
     };
     const Layout& layout(const std::vector<Shape>& inputs);
     int64_t images_at_once(std::vector<Shape> inputs);
+    int crossing(int step) const;
+    Halves halves(int step) const;
+    const Halves& divided(std::vector<Shape> inputs, int64_t together);
+    void run_halves(const Halves& halves, const std::vector<Image>& inputs,
+                    const std::vector<float*>& outputs, int64_t together, int threads, bool poison,
+                    std::vector<double>* seconds);
+    std::pair<int64_t, Floats> take_arena(int64_t size);
+    void give_arena(std::pair<int64_t, Floats> arena);
     void run_together(const std::vector<Image>& inputs, const std::vector<float*>& outputs, int threads,
                       bool poison, std::vector<double>* seconds);
     Layout arrange(const std::vector<Shape>& inputs) const;
@@ -81,8 +93,9 @@ private:
     int inputs_;
     std::vector<Step> steps_;
     std::vector<int> outputs_;
-    std::mutex lock_;
+    std::mutex lock_, dividing_;
     std::map<std::vector<Shape>, Layout> layouts_;
+    std::map<std::vector<Shape>, Halves> divided_;
     std::vector<std::pair<int64_t, Floats>> arenas_; // those that no call is using, with their sizes
 };
 

@@ -277,6 +277,36 @@ def test_a_batch_is_its_images_bit_for_bit(kernels, threads, size, batch):
             assert torch.equal(value, torch.cat(images))
 
 
+@pytest.mark.parametrize("batch", [2, 8, 9, 19])
+def test_small_layers_behind_large_ones_take_a_batch_bit_for_bit(kernels, threads, batch):
+    """Large images run one after another, and from where they are small several share the weights."""
+    torch.manual_seed(batch)
+    sequence = Sequence(
+        1,
+        (
+            Step("layer", (0,), conv(64, 3, 3, activation="relu6")),  # 1
+            Step("layer", (1,), conv(24, 64, 3, stride=4)),  # 2
+            Step("layer", (2,), conv(24, 24, 5, groups=24, stride=4)),  # 3
+            Step("layer", (3, 3), pair(24, 24)),  # 4
+            Step("concatenation", (3, 4)),  # 5
+            Step("layer", (5,), conv(40, 48, 1, activation="relu")),  # 6
+            Step("mean", (6,)),  # 7
+            Step("layer", (7,), conv(70, 40, 1)),  # 8
+        ),
+        ((6, 4), (8, 2)),
+    )
+    x = torch.randint(-2, 3, (batch, 3, 160, 161)).float()
+    alone = [
+        torch.cat(value) for value in zip(*(sequence.run((x[n : n + 1],)) for n in range(batch)), strict=True)
+    ]
+    for poison in (False, True, False):
+        for got, wanted in zip(sequence.run((x,), poison=poison), alone, strict=True):
+            assert torch.equal(got, wanted)
+    got, seconds = sequence.timed(x)
+    assert torch.equal(got[1], alone[1])
+    assert len(seconds) == len(sequence.steps) and min(seconds) > 0
+
+
 POOLINGS = [
     ("largest", ((3, 3), (2, 2), (1, 1), False, (1, 1))),
     ("largest", ((2, 3), (1, 2), (1, 0), True, (2, 1))),
