@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "layers.h"
@@ -20,6 +21,12 @@ struct Shape {
     bool operator==(const Shape& o) const { return !(*this < o) && !(o < *this); }
 };
 
+// How rows of a result depend on rows of an image.
+struct Windowing {
+    Window window;
+    Padding padding;
+};
+
 // What one step computes. It reads its operands and writes all of its result; the two never share memory.
 class Operation {
 public:
@@ -32,6 +39,11 @@ public:
     // dense.
     virtual bool writes_part() const { return false; }
     virtual bool reads_part() const { return false; }
+    // How its rows depend on its image's, if it can make some of them alone, on one thread; and that.
+    virtual std::optional<Windowing> windowing() const { return std::nullopt; }
+    virtual void run_rows(const Image& /*some*/, Padding /*around*/, float* /*out*/) const {}
+    // Whether it asks for the memory that it comes to next while it computes.
+    virtual bool asks_ahead() const { return false; }
     // Whether the result is the operands side by side: those that lie there already are not copied.
     virtual bool gathers() const { return false; }
 };
@@ -72,6 +84,7 @@ private:
         std::vector<int64_t> first;   // its first channel there
         std::vector<int64_t> offsets; // of homes, in the arena, in floats; -1 for inputs and outputs
         std::vector<int> last;        // of homes: the step after which nothing in it is read again
+        std::vector<bool> by_rows;    // of steps: whether it runs with the next, a few rows at a time
         int64_t size = 0;
     };
     const Layout& layout(const std::vector<Shape>& inputs);
@@ -89,6 +102,7 @@ private:
     Layout arrange(const std::vector<Shape>& inputs) const;
     void settle(Layout& layout) const;
     bool may_move_in(int value) const;
+    bool may_run_by_rows(int step, const Layout& layout) const;
 
     int inputs_;
     std::vector<Step> steps_;
@@ -98,6 +112,12 @@ private:
     std::map<std::vector<Shape>, Halves> divided_;
     std::vector<std::pair<int64_t, Floats>> arenas_; // those that no call is using, with their sizes
 };
+
+// Two steps as one, the second the only one to read what the first makes of `image`, of shape `between`: so
+// that large images between them stay in the second-level cache. Both have a windowing. With `spent`, the
+// seconds of each are added there, the first thread's.
+void run_by_rows(const Operation& first, const Operation& second, const Image& image, const Shape& between,
+                 const Shape& result, float* out, int threads, double* spent);
 
 // The operations. Layers are borrowed: the caller keeps them alive.
 std::unique_ptr<Operation> depthwise_step(const Depthwise& layer, Padding padding);

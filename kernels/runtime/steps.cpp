@@ -58,6 +58,16 @@ public:
     }
     bool writes_part() const override { return std::is_same_v<Layer, Depthwise>; }
     bool reads_part() const override { return std::is_same_v<Layer, Depthwise>; }
+    bool asks_ahead() const override { return std::is_same_v<Layer, Separable>; }
+    std::optional<Windowing> windowing() const override { return Windowing{layer_.window(), padding_}; }
+    void run_rows(const Image& some, Padding around, float* out) const override {
+        if constexpr (std::is_same_v<Layer, Depthwise>)
+            layer_.run(some, around, {out, layer_.out_channels()}, 1);
+        else if constexpr (std::is_same_v<Layer, Conv2d>)
+            layer_.run(some, around, out, 1);
+        else
+            layer_.run(some, around, nullptr, out, 1);
+    }
 
 private:
     const Layer& layer_;

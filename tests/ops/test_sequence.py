@@ -307,6 +307,48 @@ def test_small_layers_behind_large_ones_take_a_batch_bit_for_bit(kernels, thread
     assert len(seconds) == len(sequence.steps) and min(seconds) > 0
 
 
+def strided(n: int, c: int, k: int, groups: int = 1, dilation: int = 1) -> Conv2d:
+    """A convolution at stride 2 with TensorFlow's padding, more of it at the right and below."""
+    weight, before = torch.randint(-2, 3, (n, c // groups, k, k)).float(), dilation * (k - 1) // 2
+    geometry = {"stride": (2, 2), "dilation": (dilation, dilation), "groups": groups}
+    return Conv2d(
+        weight, None, padding=(before - 1, before, before - 1, before), activation="relu", **geometry
+    )
+
+
+FOLLOWING = {
+    "standard": lambda: strided(20, 24, 3),
+    "depthwise": lambda: strided(24, 24, 5, groups=24),
+    "dilated": lambda: strided(24, 24, 3, groups=24, dilation=3),
+    "separable": lambda: pair(24, 20),
+    "inverted": lambda: Inverted(conv(30, 24, 1), strided(30, 30, 3, groups=30), conv(20, 30, 1)),
+}
+
+
+@pytest.mark.parametrize("second", FOLLOWING)
+@pytest.mark.parametrize("first", ["image", "arena"])
+def test_a_large_image_is_made_for_the_next_layer_row_by_row(kernels, threads, first, second):
+    """Images of more than the second-level cache, made from the network's or from one in the arena."""
+    torch.manual_seed(1)
+    made = conv(24, 3 if first == "image" else 12, 3, activation="relu6")
+    steps = (
+        Step("layer", (0,), conv(12, 3, 3)),  # 1
+        Step("layer", (0 if first == "image" else 1,), made),  # 2
+        Step("layer", (2,), FOLLOWING[second]()),  # 3
+        Step("layer", (3,), conv(16, 24 if second in ("depthwise", "dilated") else 20, 1)),  # 4
+    )
+    sequence = Sequence(1, steps, ((1, 4), (4, 4)) if first == "image" else ((4, 4),))
+    for size in ((131, 130), (230, 230)):
+        x = torch.randint(-2, 3, (2, 3, *size)).float()
+        wanted = sequence.step_by_step(x)
+        for poison in (False, True, False):
+            for got, right in zip(sequence.run((x,), poison=poison), wanted, strict=True):
+                assert torch.equal(got, right)
+        got, seconds = sequence.timed(x)
+        assert torch.equal(got[-1], wanted[-1])
+        assert len(seconds) == 4 and min(seconds) > 0
+
+
 POOLINGS = [
     ("largest", ((3, 3), (2, 2), (1, 1), False, (1, 1))),
     ("largest", ((2, 3), (1, 2), (1, 0), True, (2, 1))),
