@@ -32,7 +32,7 @@ int layers(Random& random, int threads, const std::string& where) {
     for (const Convolution* one : {&standard, &grouped})
         if (fits(x.shape, *one)) {
             const Conv2d layer(one->weight.data(), one->bias.data(), c, one->out_channels, one->groups,
-                               one->window, one->activation);
+                               one->window, one->activation, threads);
             run("conv2d", naive(x, *one),
                 [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
         }

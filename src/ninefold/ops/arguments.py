@@ -45,7 +45,7 @@ def optional(name: str) -> bool:
 
 def remembered(check: Callable[..., T], *sizes: Any) -> T:
     """Return check(*sizes), looked up if these sizes were found good before."""
-    if not torch.compiler.is_compiling() and all(map(_plain, sizes)):
+    if not torch.compiler.is_compiling() and all(type(size) is not tuple or _whole(size) for size in sizes):
         try:
             seen: T = _seen(check, *sizes)
             return seen
@@ -124,18 +124,11 @@ def separable(
     return conv.stride, conv.padding, conv.dilation, conv.groups
 
 
-@lru_cache(4096)
+@lru_cache(4096, typed=True)
 def _seen(check: Callable[..., Any], *sizes: Any) -> Any:
     return check(*sizes)
 
 
-def _plain(value: Any) -> bool:
-    # (1.0, 1) would be found under (1, 1), so only what is surely made of ints is looked up.
-    kind = type(value)
-    return (
-        kind is torch.Size
-        or value is None
-        or kind is int
-        or kind is str
-        or (kind is tuple and set(map(type, value)) == {int})
-    )
+def _whole(numbers: tuple[Any, ...]) -> bool:
+    # (1.0, 1) would be found under (1, 1); the cache tells types apart only outside of tuples.
+    return set(map(type, numbers)) == {int}

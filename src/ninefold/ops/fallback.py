@@ -69,7 +69,7 @@ def depthwise_conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """activation(depthwise(x) + bias)."""
-    return conv2d(x, weight, bias, stride, padding, dilation, x.shape[1], activation)
+    return ACTIVATIONS[activation](convolve(x, weight, bias, stride, padding, dilation, x.shape[1]))
 
 
 def pointwise_conv2d(

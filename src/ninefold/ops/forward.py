@@ -25,13 +25,13 @@ def conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """Return activation(conv(x) + bias)."""
-    stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
-    kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, stride, padding, dilation))
-    geometry = stride, padding, dilation, groups
-    run = kernels.conv2d if kernels else fallback.conv2d
-    if kernels is cpu and not cpu.is_forced() and choice.conv2d(x.shape, weight.shape, *geometry[:3]):
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    if _may_leave(x) and choice.conv2d(x.shape, weight.shape, *geometry):
         run = choice.in_planes
-    return cpu.like(x, run(x, weight, bias, *geometry, activation))
+    else:
+        kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, *geometry))
+        run = kernels.conv2d if kernels else fallback.conv2d
+    return cpu.like(x, run(x, weight, bias, *geometry, groups, activation))
 
 
 def depthwise_conv2d(
@@ -44,12 +44,11 @@ def depthwise_conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """Return activation(depthwise(x) + bias)."""
-    stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
-    kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, stride, padding, dilation))
-    geometry = stride, padding, dilation
-    run = kernels.depthwise_conv2d if kernels else fallback.depthwise_conv2d
-    if kernels is cpu and not cpu.is_forced() and choice.depthwise_conv2d(x.shape, weight.shape, *geometry):
-        run = fallback.depthwise_conv2d
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    run = fallback.depthwise_conv2d
+    if not (_may_leave(x) and choice.depthwise_conv2d(x.shape, weight.shape, *geometry)):
+        kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, *geometry))
+        run = kernels.depthwise_conv2d if kernels else run
     return cpu.like(x, run(x, weight, bias, *geometry, activation))
 
 
@@ -61,10 +60,10 @@ def pointwise_conv2d(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return activation(pointwise(x) + bias) + residual."""
-    kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
-    run = kernels.pointwise_conv2d if kernels else fallback.pointwise_conv2d
-    if kernels is cpu and not cpu.is_forced() and choice.pointwise_conv2d(x.shape, weight.shape):
-        run = fallback.pointwise_conv2d
+    run = fallback.pointwise_conv2d
+    if not (_may_leave(x) and choice.pointwise_conv2d(x.shape, weight.shape)):
+        kernels = backend.for_call(x, weight, weight.shape[0] * x.shape[2] * x.shape[3])
+        run = kernels.pointwise_conv2d if kernels else run
     return cpu.like(x, run(x, weight, bias, activation, residual))
 
 
@@ -104,6 +103,11 @@ def separable_conv2d(
         residual,
     )
     return cpu.like(x, out)
+
+
+def _may_leave(x: torch.Tensor) -> bool:
+    """Whether `choice` is asked about a call: PyTorch is on the CPU, unless the kernels are forced."""
+    return x.is_cpu and not backend.on_gpu(x) and not cpu.is_forced()
 
 
 @lru_cache(4096)
