@@ -16,6 +16,7 @@ Floats allocate_kept(size_t count);
 // Memory for packed weights: where this thread says that they last, side by side on 2 MB pages. Reading 64 MB
 // once, on one Zen 4 core, goes at 27 instead of 18 GB/s there, and a network's weights are read once a call.
 // A part is given back to the system when all that lies beside it has gone too.
+// What does not last is the heap's, and from 2 MB on kept for the next, as images are.
 Floats allocate_weights(size_t count);
 void weights_last(bool yes);
 

@@ -190,7 +190,7 @@ void Plan::run(const std::vector<Image>& inputs, const std::vector<float*>& outp
         return;
     }
     const int64_t batch = shapes[0].batch, together = std::min(batch, together_at_most);
-    if (most < together) {
+    if (divides_ && most < together) {
         const Halves& halves = divided(shapes, together);
         if (halves.head) return run_halves(halves, inputs, outputs, together, threads, poison, seconds);
     }
@@ -312,6 +312,7 @@ Plan::Halves Plan::halves(int step) const {
     const auto moved = [&](int v) { return v == value ? 0 : v - first + 1; };
     made.head->steps_.assign(steps_.begin(), steps_.begin() + step);
     made.head->outputs_ = {value};
+    made.head->divides_ = made.tail->divides_ = false;
     made.tail->steps_.assign(steps_.begin() + step, steps_.end());
     for (Step& each : made.tail->steps_)
         std::transform(each.operands.begin(), each.operands.end(), each.operands.begin(), moved);

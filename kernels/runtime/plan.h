@@ -105,6 +105,7 @@ private:
     bool may_run_by_rows(int step, const Layout& layout) const;
 
     int inputs_;
+    bool divides_ = true; // a half is not divided again
     std::vector<Step> steps_;
     std::vector<int> outputs_;
     std::mutex lock_, dividing_;
