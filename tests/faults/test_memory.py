@@ -32,6 +32,8 @@ x, depthwise, pointwise = torch.randn(1, 64, 96, 96), torch.randn(64, 1, 3, 3), 
 """
 
 OPERATORS = """
+# A result of 36 MiB: glibc keeps up to 32 MiB for the next call, whatever the limit.
+x = torch.randn(4, 64, 192, 192)
 calls = {
     "separable": lambda: ninefold.ops.separable_conv2d(x, depthwise, pointwise, padding=1, activation="silu"),
     "depthwise": lambda: ninefold.ops.depthwise_conv2d(x, depthwise, padding=1),
@@ -41,12 +43,12 @@ calls = {
 failures = 0
 for name, call in calls.items():
     want = call()  # the threads are there, and their scratch
-    for mebibytes in (0, 1, 2, 3, 5, 8, 13):
+    for mebibytes in (0, 16, 36, 37, 38, 40, 48):
         leave(mebibytes)
         failures += refused(call)
         free()
         assert torch.equal(call(), want), name
-print("lives", failures >= 4)
+print("lives", failures >= 2 * len(calls))
 """
 
 MODEL = """
