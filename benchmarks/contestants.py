@@ -18,7 +18,7 @@ import numpy as np
 
 import cores
 from cases import Case, silence
-from libraries import LIBRARIES
+from libraries import LIBRARIES, array
 from ninefold import __version__
 
 # What follows a call in another process, a spinning thread pool, is over by then.
@@ -90,7 +90,7 @@ def _serve(pipe: Connection, name: str, case: Case, threads: int) -> None:
     silence(case.folder / f"{name}.log")
     try:
         run = LIBRARIES[name].prepare(case, threads)
-        answer = np.array(run())
+        answer = array(run())
         cores.spread(run, threads)
         pipe.send(answer)
     except Exception as error:

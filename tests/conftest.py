@@ -57,6 +57,16 @@ def doubles() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    """Run the test where new tensors have no memory unless they are told otherwise; what it is given has."""
+    import torch
+
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture(scope="session")
 def lacks() -> Callable[[str], NoReturn]:
     """Skip a test for what this machine lacks; where no skip is allowed, it should have been installed."""

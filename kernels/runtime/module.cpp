@@ -60,8 +60,10 @@ std::vector<Image> images(const Addresses& x, const std::vector<Sizes>& sizes) {
 
 std::vector<float*> results(const Addresses& out) {
     std::vector<float*> found;
-    for (uintptr_t address : out)
+    for (uintptr_t address : out) {
+        if (!address) throw std::invalid_argument("a result must be the address of an array, got null");
         found.push_back(written(address));
+    }
     return found;
 }
 
@@ -208,6 +210,7 @@ NB_MODULE(_kernels, m) {
     m.def("copy_bandwidth", &copy_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"),
           unlocked, "Bytes a second, read plus written.");
 
+    m.def("cores", [] { return cores; }, "As many threads, at most, stay together through a plan.");
     m.def("transpose", &transpose_images, nb::arg("x"), nb::arg("images"), nb::arg("rows"),
           nb::arg("columns"), nb::arg("out"), nb::arg("threads"), unlocked,
           "Planes into pixels, or pixels into planes, of each image.");

@@ -177,12 +177,20 @@ private:
     std::vector<Claim> claims_;
 };
 
+// Counted as the extension is loaded: for a thread that was bound to one core since then, as a benchmark's or
+// a server's may be, OpenMP counts one, and the other threads have theirs.
+#ifdef _OPENMP
+inline const int cores = omp_get_num_procs();
+#else
+inline const int cores = 1;
+#endif
+
 // Calls work() on this thread, with `threads` of them together for the loops in it where there are cores
 // enough.
 template <class Work>
 void in_team(int threads, Work&& work) {
 #ifdef _OPENMP
-    if (threads > 1 && threads <= omp_get_num_procs() && !Team::led()) {
+    if (threads > 1 && threads <= cores && !Team::led()) {
         Team team(threads);
         std::exception_ptr failure;
 #pragma omp parallel num_threads(threads)

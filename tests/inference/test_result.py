@@ -48,6 +48,17 @@ def test_the_default_dtype_is_nobodys_business(separable, request):
             torch.testing.assert_close(fast(X), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_the_default_device_is_nobodys_business(separable, request):
+    model = nn.Sequential(separable(), separable(stride=2)).eval()
+    wanted, fast, other = model(X).detach(), ninefold.for_inference(model, X), X[:, :, 2:, 1:].contiguous()
+    smaller = model(other).detach()
+    fast(other)
+    request.getfixturevalue("elsewhere")
+    for _ in range(3):
+        torch.testing.assert_close(fast(X), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fast(other), smaller, rtol=1e-5, atol=1e-5)
+
+
 def test_other_sizes_are_captured_once_each(separable, monkeypatch):
     model = separable(stride=2).eval()
     captured = []
@@ -421,3 +432,34 @@ def test_a_shape_seen_before_goes_straight_into_the_extension(separable, isa, fl
         fast(x.detach().double())
     for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         assert torch.equal(twin(x), first)
+
+
+@pytest.mark.parametrize("register", [nn.Module.register_forward_hook, None], ids=["its own", "everybody's"])
+def test_hooks_are_called_where_a_shape_was_seen_before(separable, register):
+    fast = ninefold.for_inference(separable().eval(), X)
+    wanted, seen = fast(X), []
+
+    def hook(module, inputs, output):
+        if module is fast:
+            seen.append(inputs[0])
+            return -output
+        return None
+
+    handle = register(fast, hook) if register else nn.modules.module.register_module_forward_hook(hook)
+    try:
+        assert torch.equal(fast(X), -wanted)
+    finally:
+        handle.remove()
+    assert seen[0] is X
+    assert torch.equal(fast(X), wanted)
+
+
+@pytest.mark.parametrize("make", [torch._neg_view, lambda x: torch._efficientzerotensor(x.shape)])
+def test_images_that_only_say_what_their_numbers_are(separable, make):
+    model = nn.Sequential(separable(), separable()).eval()
+    fast = ninefold.for_inference(model, X)
+    x = X.contiguous(memory_format=torch.channels_last)
+    fast(x), fast(x)
+    with torch.no_grad():
+        wanted = model(make(x).clone())
+        torch.testing.assert_close(fast(make(x)), wanted, rtol=1e-5, atol=1e-5)

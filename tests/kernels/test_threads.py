@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -27,6 +28,20 @@ print(len(runtimes), *runtimes)
 def test_one_openmp_runtime_is_mapped() -> None:
     done = subprocess.run([sys.executable, "-c", ONE_RUNTIME], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("1 "), done.stdout
+
+
+BOUND = """
+import os, torch, ninefold._kernels as kernels
+cores = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {min(cores)})
+print(kernels.cores() == len(cores))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound here")
+def test_a_thread_bound_to_a_core_may_lead_a_team_on_the_others() -> None:
+    done = subprocess.run([sys.executable, "-c", BOUND], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.fixture

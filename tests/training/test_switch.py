@@ -34,6 +34,20 @@ def test_the_default_dtype_is_nobodys_business(model, images, chains, request):
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_the_default_device_is_nobodys_business(model, images, chains, request):
+    truth = copy.deepcopy(model).double()
+    ninefold.for_training(model)
+    model.train()(images)
+    chains.since()
+    model.load_state_dict(truth.state_dict())
+    request.getfixturevalue("elsewhere")
+    for each, x in ((truth, images.double()), (model, images)):
+        each.train()(x).square().mean().backward()
+    assert chains.since() == 2
+    for ours, theirs in zip(model.parameters(), truth.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_restore_undoes_it(model, images, chains):
     before = set(vars(model))
     ninefold.for_training(model)

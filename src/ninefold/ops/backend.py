@@ -134,7 +134,7 @@ def unobserved(x: Any, others: Mapping[str, Any]) -> bool:
             continue
         if type(tensor) not in _PLAIN or tensor.dtype is not torch.float32 or not tensor.is_cpu:
             return False
-        if (recorded and tensor.requires_grad) or tensor.is_neg() or tensor._is_zerotensor():
+        if (recorded and tensor.requires_grad) or unresolved(tensor):
             return False
     return (
         c._len_torch_dispatch_stack() == 0
@@ -146,6 +146,11 @@ def unobserved(x: Any, others: Mapping[str, Any]) -> bool:
         and not on_gpu(x)
         and kernels() is not None
     )
+
+
+def unresolved(x: torch.Tensor) -> bool:
+    """Whether `x` only says what its numbers are: memory with the other sign, or none for zeros."""
+    return x.is_neg() or x._is_zerotensor()
 
 
 def _differentiated() -> bool:
@@ -177,6 +182,8 @@ def for_call(x: torch.Tensor, weight: torch.Tensor, *elements_per_image: int) ->
     elif not (x.dtype is torch.float32 and weight.dtype is torch.float32 and x.is_cpu):
         return None
     if x.layout is not torch.strided or weight.layout is not torch.strided:
+        return None
+    if unresolved(x) or unresolved(weight):
         return None
     elements = x.numel()
     if elements == 0 or max(elements // x.shape[0], weight.numel(), *elements_per_image) >= _MOST_ELEMENTS:

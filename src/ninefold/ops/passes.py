@@ -137,7 +137,7 @@ def moments(z: Tensor, out: Tensor) -> None:
 
 def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient as the kernels keep it, and its two sums per channel, in float64."""
-    sums = torch.empty((2, operand.z.shape[1]), dtype=torch.float64)
+    sums = torch.empty((2, operand.z.shape[1]), dtype=torch.float64, device="cpu")
     kept = torch.empty_like(gradient) if operand.activation in SLOPED else gradient
     arrived = Gradient(operand, gradient)
     _kernels.train_reduce(_gradient(arrived), kept.data_ptr(), sums.data_ptr(), torch.get_num_threads())
@@ -193,7 +193,7 @@ def _room(x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
     return Gradients(
         torch.empty_like(weight) if needed[0] else None,
         _image(*x.z.shape) if needed[1] else None,
-        torch.empty((2, x.z.shape[1]), dtype=torch.float64) if sums else None,
+        torch.empty((2, x.z.shape[1]), dtype=torch.float64, device="cpu") if sums else None,
     )
 
 
@@ -204,7 +204,7 @@ def release_images() -> None:
 
 def _image(n: int, c: int, h: int, w: int) -> Tensor:
     if 4 * n * c * h * w < LARGE:
-        return cpu._empty(n, c, h, w)
+        return cpu.empty(n, c, h, w)
     return torch.from_dlpack(_kernels.image(n, h, w, c))
 
 

@@ -108,8 +108,8 @@ class Sequence(nn.Module):
     def for_sizes(self, shape: torch.Size) -> Callable[[Tensor], Tensor] | None:
         """What `run` does for one image of this shape, without asking again what it knows; or None.
 
-        For one input and one output, a dense float32 tensor on the CPU, as the caller makes sure: PyTorch's
-        part of a call goes from 0.1 ms to 0.02.
+        For one input and one output, a dense float32 tensor on the CPU, as the caller makes sure. It asks
+        PyTorch for as little as it can: `InferenceModel.__call__` says why.
         """
         if self.inputs != 1 or len(self.outputs) != 1:
             return None
@@ -118,13 +118,13 @@ class Sequence(nn.Module):
         run, threads = self.plan.run, torch.get_num_threads
         if dimensions == 2 and h * w != 1:
             return None
-        result = (n, c, h, w) if dimensions == 4 else (n, c)
         image = len(shape) == 4
-        memory_format = torch.channels_last if dimensions == 4 else torch.contiguous_format
+        # An older word for `new_empty`, which takes 65 µs after a network, this 38.
+        new = torch.empty((), dtype=torch.float32, device="cpu").new
 
         def call(x: Tensor) -> Tensor:
             x = cpu.laid_out(x, torch.channels_last) if image else x.contiguous()
-            out = torch.empty(result, dtype=torch.float32, memory_format=memory_format)
+            out: Tensor = new(n, c) if dimensions == 2 else cpu.empty(n, c, h, w)
             run([x.data_ptr()], sizes, [out.data_ptr()], threads(), False)
             return out
 
@@ -157,8 +157,7 @@ class Sequence(nn.Module):
         if shapes is None:
             shapes = self._shapes[sizes] = self._results(list(sizes))
         results = {
-            value: torch.empty((n, c, h, w), dtype=torch.float32, memory_format=torch.channels_last)
-            for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
+            value: cpu.empty(n, c, h, w) for value, (n, h, w, c) in zip(self.values, shapes, strict=True)
         }
         return dense, sizes, results
 
