@@ -19,6 +19,14 @@ struct Left;      // names the scratch of the image's left border with zeros bes
 struct Right;     // and of its right border
 struct Sampled;   // names the scratch of the pixels that a window of one pixel comes to
 
+// Reads a number of each cache line: so many loads wait for memory at once, where a kernel waits for the next
+// few. A network's first convolution, on an image that no cache has, took 304 µs, with this 274, and
+// MobileNetV3, V4 and MnasNet 0.99 of their time.
+void fetch(const float* first, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16)
+        (void)*static_cast<const volatile float*>(first + i);
+}
+
 } // namespace
 
 Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
@@ -131,6 +139,12 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float
         return rows_seen * image.channels *
                ((columns - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1);
     };
+    const int64_t above = y.first * window_.stride_h - padding.top;
+    const Range seen{std::clamp<int64_t>(above, 0, image.height),
+                     std::clamp<int64_t>(above + rows_seen, 0, image.height)};
+    const int64_t fetched = seen.size() * image.width * image.channels;
+    if (fetched * int64_t(sizeof(float)) <= second_level_cache() / 4)
+        fetch(image.row(n, seen.first), fetched);
     const Plane at_left = l ? strip(image, n, padding, left, y, scratch<Left>(room(l))) : whole;
     const Plane at_right = r ? strip(image, n, padding, right, y, scratch<Right>(room(r))) : whole;
     for (const Block& block : blocks_) {

@@ -78,6 +78,19 @@ private:
         std::unique_ptr<Plan> head, tail;
         int64_t crossing = 0; // numbers of that value, for one image
     };
+    struct Operand { // an image without its address: so many floats behind its home's
+        Image image;
+        int64_t first;
+        int home;
+    };
+    struct Call { // what a step is run with
+        const Operation* operation;
+        Shape shape; // its result's, and where that lies
+        int64_t stride, first;
+        int home;
+        int operands, count; // its operands: the first, and how many
+        bool by_rows;
+    };
     struct Layout { // for one set of input shapes
         std::vector<Shape> shapes;
         std::vector<int> homes;       // the value whose memory each one lies in: itself, or a concatenation
@@ -86,6 +99,8 @@ private:
         std::vector<int> last;        // of homes: the step after which nothing in it is read again
         std::vector<bool> by_rows;    // of steps: whether it runs with the next, a few rows at a time
         int64_t size = 0;
+        std::vector<Call> calls;
+        std::vector<Operand> operands;
     };
     const Layout& layout(const std::vector<Shape>& inputs);
     int64_t images_at_once(std::vector<Shape> inputs);
@@ -101,6 +116,7 @@ private:
                       bool poison, std::vector<double>* seconds);
     Layout arrange(const std::vector<Shape>& inputs) const;
     void settle(Layout& layout) const;
+    void write_calls(Layout& layout) const;
     bool may_move_in(int value) const;
     bool may_run_by_rows(int step, const Layout& layout) const;
 
