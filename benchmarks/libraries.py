@@ -148,11 +148,10 @@ def _openvino(case: Case, threads: int) -> Run:
     )
     # Bound once: infer(feed) took up to 1.05 times as long, most on two threads and small networks.
     request.set_input_tensor(openvino.Tensor(case.input, shared_memory=True))
-    out = request.get_output_tensor(0)
 
     def run() -> Any:
         request.infer()
-        return out.data
+        return request.get_output_tensor(0).data
 
     return run
 
