@@ -10,8 +10,6 @@ namespace ninefold {
 
 namespace {
 
-struct Between; // names the scratch of a few rows of the image between the steps
-
 // The rows of an image that some rows of a result are made of, and what lies around those.
 struct Needed {
     Range rows;
@@ -40,7 +38,7 @@ void run_by_rows(const Operation& first, const Operation& second, const Image& i
     parallel_for(threads, image.batch * threads, [&](int64_t task) {
         const int64_t n = task / threads, part = task % threads;
         const Range y{part * result.height / threads, (part + 1) * result.height / threads};
-        float* const rows = scratch<Between>(((step - 1) * stride + reach) * line);
+        const Scratch rows(((step - 1) * stride + reach) * line);
         Range held{0, 0};
         for (int64_t y0 = y.first; y0 < y.last; y0 += step) {
             const Range some{y0, std::min(y0 + step, y.last)};

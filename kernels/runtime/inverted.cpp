@@ -8,14 +8,6 @@
 
 namespace ninefold {
 
-namespace {
-
-struct Wide;     // names the scratch of a few rows of the expanded image
-struct Filtered; // names the scratch of a few rows of the filtered image
-struct Whole;    // names the scratch of an expanded image that fits the cache
-
-} // namespace
-
 Inverted::Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise* projection)
     : expansion_(expansion), depthwise_(depthwise), projection_(projection) {
     if (projection) separable_.emplace(depthwise, *projection);
@@ -34,7 +26,7 @@ void Inverted::run(const Image& image, Padding padding, const float* residual, f
     // An expanded image that stays in the threads' caches is simpler made whole: no row of it is handled
     // twice.
     if (pixels * wide * int64_t(sizeof(float)) <= threads * second_level_cache() || height < 2 * threads) {
-        float* expanded = scratch<Whole>(pixels * wide);
+        const Scratch expanded(pixels * wide);
         for (int64_t n = 0; n < image.batch; n++) {
             const int64_t first = n * height * width * outputs;
             expansion_.run(image.row(n, 0), image.stride, pixels, nullptr, nullptr, {expanded, wide},
@@ -68,8 +60,8 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
     const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));
     const int64_t step =
         std::max<int64_t>(2, (room - reach * line) / (stride * line + (projection_ ? width * apart : 0)));
-    float* expanded = scratch<Wide>(((step - 1) * stride + reach) * line);
-    float* filtered = projection_ ? scratch<Filtered>(step * width * apart) : nullptr;
+    const Scratch expanded(((step - 1) * stride + reach) * line);
+    const Scratch filtered(projection_ ? step * width * apart : 0);
     Range held{0, 0}; // the rows of the expanded image that `expanded` has
     for (int64_t y0 = y.first; y0 < y.last; y0 += step) {
         const int64_t count = std::min(step, y.last - y0), above = y0 * stride - padding.top;

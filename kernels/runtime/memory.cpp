@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
@@ -117,6 +118,41 @@ Floats allocate(size_t count) {
 Floats allocate_kept(size_t count) {
     const size_t bytes = count * sizeof(float);
     return bytes >= page / 2 ? pages(bytes) : allocate(count);
+}
+
+namespace {
+
+struct Stretch {
+    Floats memory;
+    size_t size = 0, used = 0; // in floats; what did not fit counts as used too
+    size_t wanted = 0;         // the most that was in use at once
+};
+thread_local Stretch stretch;
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool together = false; // so that what is written past an end is seen
+#else
+constexpr bool together = true;
+#endif
+
+} // namespace
+
+Scratch::Scratch(size_t count) : count_(whole(count, 64 / sizeof(float))) {
+    if (together && stretch.used == 0 && stretch.size < stretch.wanted) {
+        stretch.memory.reset();
+        stretch.size = 0;
+        stretch.memory = allocate_kept(stretch.wanted);
+        stretch.size = stretch.wanted;
+    }
+    const size_t used = stretch.used + count_;
+    if (used > stretch.size) own_ = allocate(count_);
+    first_ = own_ ? own_.get() : stretch.memory.get() + stretch.used;
+    stretch.used = used;
+    stretch.wanted = whole(std::max(stretch.wanted, used), page / sizeof(float));
+}
+
+Scratch::~Scratch() {
+    stretch.used -= count_;
 }
 
 void expect_writes(const float* first, size_t count) {

@@ -11,14 +11,6 @@
 
 namespace ninefold {
 
-namespace {
-
-struct Remainder; // names the scratch of a panel that reaches past the last output channel
-struct Apart;     // names the scratch of pixels moved off one another's cache sets, or multiplied by a gate
-struct Gated;     // names the scratch of weights multiplied by a gate
-
-} // namespace
-
 Pointwise::Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
                      const std::string& activation, int threads, bool turned)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels),
@@ -96,7 +88,7 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
                   channels);
         } else {
             // The padded panel goes to scratch, its real channels from there to the output.
-            float* tile = scratch<Remainder>(pixels * width);
+            const Scratch tile(pixels * width);
             tiles(block, 1, weights, image, image_stride, pixels, nullptr, {tile, width}, width);
             for (int64_t p = 0; p < pixels; p++)
                 std::memcpy(target.data + p * out.stride, tile + p * width, channels * sizeof(float));
@@ -112,10 +104,9 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
     }
 }
 
-// The packed weights times the gate, this thread's own. Multiplying the weights is the same as multiplying
-// the image, and for most layers behind a squeeze-and-excitation they are fewer.
-const float* Pointwise::gated(const float* gate) const {
-    float* gated = scratch<Gated>(packed_);
+// The packed weights times the gate. Multiplying the weights is the same as multiplying the image, and for
+// most layers behind a squeeze-and-excitation they are fewer.
+void Pointwise::gated(const float* gate, float* gated) const {
     for (const Block& block : blocks_) {
         const int64_t width = block.panel->width;
         const float* from = weight_.get() + block.offset;
@@ -124,7 +115,6 @@ const float* Pointwise::gated(const float* gate) const {
             for (int64_t d = m * width; d < (m + 1) * width; d++)
                 to[d] = from[d] * gate[m];
     }
-    return gated;
 }
 
 void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, const float* gate,
@@ -141,7 +131,9 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
     const int64_t blocks = even_parts(1, units, cached / tallest, by_panels ? 1 : threads);
     const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
     const bool gate_weights = gate && packed_ < pixels * in_channels_, gate_image = gate && !gate_weights;
-    const float* weights = gate_weights ? gated(gate) : weight_.get();
+    const Scratch multiplied(gate_weights ? packed_ : 0);
+    if (gate_weights) gated(gate, multiplied);
+    const float* weights = gate_weights ? multiplied : weight_.get();
     const bool collides = image_stride == in_channels_ && apart != in_channels_ && out_channels_ >= 64;
     parallel_for(threads, parts * blocks, [&](int64_t task) {
         const int64_t part = task / blocks, b = task % blocks;
@@ -149,8 +141,9 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
                       n = std::min((b + 1) * units / blocks * tallest, pixels) - p;
         const float* block = image + p * image_stride;
         int64_t stride = image_stride;
+        // Pixels moved off one another's cache sets, or multiplied by the gate.
+        const Scratch copy(collides || gate_image ? n * apart : 0);
         if (collides || gate_image) {
-            float* copy = scratch<Apart>(n * apart);
             if (gate_image) {
                 Buffer from(block, {{0, in_channels_, 1}, {0, n, stride}}), by(gate, {{0, in_channels_, 1}});
                 Buffer to(copy, {{0, in_channels_, 1}, {0, n, apart}});

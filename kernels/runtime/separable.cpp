@@ -15,13 +15,6 @@
 
 namespace ninefold {
 
-namespace {
-
-struct Band;     // names the scratch of one thread's filtered rows
-struct Filtered; // names the scratch of a whole filtered image, shared by the threads
-
-} // namespace
-
 int64_t second_level_cache() {
     static const int64_t bytes = [] {
 #ifdef _SC_LEVEL2_CACHE_SIZE
@@ -65,7 +58,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     const int count = pointwise_.panel_count();
     if (threads > 1 && count >= threads && pointwise_.weight_bytes() > height * line_bytes &&
         height * line_bytes <= threads * second_level_cache() / 2) {
-        float* filtered = scratch<Filtered>(height * line);
+        const Scratch filtered(height * line);
         const int64_t lanes = 16, groups = (hidden + lanes - 1) / lanes;
         const bool by_channels = depthwise_.out_channels() == image.channels && groups >= threads;
         for (int64_t n = 0; n < image.batch; n++) {
@@ -103,7 +96,7 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
-        float* filtered = scratch<Band>((y1 - y0) * line);
+        const Scratch filtered((y1 - y0) * line);
         depthwise_.rows(image, n, padding, y0, y1, 0, hidden, filtered, apart);
         const int64_t first = (n * height + y0) * width * outputs, pixels = (y1 - y0) * width;
         const int64_t next = band + 1 < bands ? (band + 2) * height / bands : y1;

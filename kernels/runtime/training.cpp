@@ -92,10 +92,9 @@ void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
 }
 
 void Gradient::reduce(int64_t pixel, int64_t count, double* sums) const {
-    struct Tag;
     const Operand& o = operand_;
     const int64_t c = o.z_.channels;
-    float* tile = scratch<Tag>(2 * c);
+    const Scratch tile(2 * c);
     Buffer mean = numbers(o.row(0), c), scale = numbers(o.row(2), c), shift = numbers(o.row(3), c);
     Buffer first = numbers(tile, c), second = numbers(tile + c, c);
     as_rows(pixel, count, c, kTile, [&](int64_t at, int64_t width, int64_t height) {

@@ -13,11 +13,6 @@ namespace ninefold {
 
 namespace {
 
-struct Read;    // names the scratch of a band of the input, as the convolution read it
-struct Turned;  // names the scratch of a band of the output's gradient
-struct Spread;  // names the scratch of a band of the input's gradient, all its parities
-struct Weights; // names the scratch of one band's weights' gradient
-
 // A depthwise convolution's gradients.
 class Depthwisely {
 public:
@@ -112,15 +107,15 @@ private:
             if (wanted_.sums) reduce(x_, wanted_.input, start, rows.size() * in.width, gathered);
             return;
         }
-        float* turned = scratch<Turned>(tall * wide * apart_);
+        const Scratch turned(tall * wide * apart_);
         fill(dz_, n, {top, top + tall}, {left, left + wide}, turned, apart_);
         const int64_t first = (n * in.height + rows.first) * in.width;
         if (wanted_.weight && !bare_) {
             const float* read = in.data + first * c;
             int64_t between = c;
+            const Scratch made(x_.plain() ? 0 : rows.size() * in.width * apart_);
             if (!x_.plain()) {
                 between = apart_;
-                float* made = scratch<Read>(rows.size() * in.width * apart_);
                 x_.make(first, in.width, rows.size(), in.width, made, apart_, in.width * apart_);
                 read = made;
             }
@@ -152,7 +147,7 @@ private:
         const int64_t below =
             ends && parity_ ? std::max<int64_t>(0, (to + padding_.top + 1) / 2 - rows.last) : 0;
         const int64_t tall = above + rows.size() + below;
-        float* turned = scratch<Turned>(tall * wide * apart_);
+        const Scratch turned(tall * wide * apart_);
         if (bare_ && wanted_.weight) weigh_bare(n, rows, gathered);
         if (bare_ && !wanted_.input) return;
         fill(dz_, n, {rows.first - above, rows.last + below}, {-before, wide - before}, turned, apart_);
@@ -160,7 +155,7 @@ private:
             const int64_t width = (out.width - 1) * sw + reach_w_ + 1,
                           height = (rows.size() - 1) * sh + reach_h_ + 1;
             const int64_t top = rows.first * sh - padding_.top;
-            float* read = scratch<Read>(height * width * apart_);
+            const Scratch read(height * width * apart_);
             fill(x_, n, {top, top + height}, {-padding_.left, width - padding_.left}, read, apart_);
             const Ahead ahead(asked((n * in.height + from) * in.width, (to - from) * in.width), {},
                               steps(out.width * rows.size()));
@@ -193,7 +188,8 @@ private:
         const int64_t c = channels_, width = x_.z().width;
         const int64_t across = (width + 1) / 2, down = (skip + height + 1) / 2;
         const bool straight = width % 2 == 0 && height % 2 == 0 && skip == 0;
-        float* made = straight ? input : scratch<Spread>(4 * across * down * c);
+        const Scratch parities(straight ? 0 : 4 * across * down * c);
+        float* made = straight ? input : parities;
         Buffer gradient(turned + padding_.left / 2 * apart_,
                         {{0, c, 1}, {0, wide - padding_.left / 2, apart_}, {0, tall, wide * apart_}});
         Buffer target(
@@ -226,7 +222,7 @@ private:
     void weigh(const Source& image, const Arrived& gradient, int64_t width, int64_t height, int64_t stride_x,
                int64_t stride_y, Gathered& gathered) const {
         const int64_t c = channels_, kw = window_.kernel_w, kh = window_.kernel_h;
-        float* band = scratch<Weights>(c * taps_);
+        const Scratch band(c * taps_);
         Buffer source(
             image.first,
             {{0, c, 1}, {0, image.width, image.apart}, {0, image.height, image.width * image.apart}});
@@ -256,7 +252,7 @@ private:
             const int64_t width = (u.size() - 1) * sw + reach_w_ + 1,
                           height = (v.size() - 1) * sh + reach_h_ + 1;
             const int64_t top = v.first * sh - padding_.top, left = u.first * sw - padding_.left;
-            float* read = scratch<Read>(height * width * apart_);
+            const Scratch read(height * width * apart_);
             fill(x_, n, {top, top + height}, {left, left + width}, read, apart_);
             weigh({read, apart_, width, height}, arrived(v, u), u.size(), v.size(), sw, sh, gathered);
         };

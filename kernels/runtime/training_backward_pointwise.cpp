@@ -10,9 +10,6 @@ namespace ninefold {
 
 namespace {
 
-struct Read;   // names the scratch of a band of the input, as the convolution read it
-struct Turned; // names the scratch of a band of the output's gradient
-
 int64_t padded(int64_t count, int64_t multiple) {
     return (count + multiple - 1) / multiple * multiple;
 }
@@ -117,26 +114,28 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
             const int64_t next = band + 1 < bands.last ? std::min(step, pixels - after) : 0;
             const float* turned = dz.data() + first * outputs;
             int64_t turned_apart = outputs;
-            if (!dz.plain() || gradient_apart != outputs) {
+            const bool turns = !dz.plain() || gradient_apart != outputs;
+            const Scratch made_gradient(turns ? count * gradient_apart : 0);
+            if (turns) {
                 turned_apart = gradient_apart;
-                float* made = scratch<Turned>(count * gradient_apart);
                 as_rows(first, count, outputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
-                    dz.make(at, wide, tall, wide, made + (at - first) * turned_apart, turned_apart,
+                    dz.make(at, wide, tall, wide, made_gradient + (at - first) * turned_apart, turned_apart,
                             wide * turned_apart);
                 });
-                turned = made;
+                turned = made_gradient;
             }
             if (wanted.weight) {
                 const float* read = x.z().data + first * inputs;
                 int64_t read_apart = inputs;
-                if (!x.plain() || image_apart != inputs) {
+                const bool reads = !x.plain() || image_apart != inputs;
+                const Scratch made_image(reads ? count * image_apart : 0);
+                if (reads) {
                     read_apart = image_apart;
-                    float* made = scratch<Read>(count * image_apart);
                     as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
-                        x.make(at, wide, tall, wide, made + (at - first) * read_apart, read_apart,
+                        x.make(at, wide, tall, wide, made_image + (at - first) * read_apart, read_apart,
                                wide * read_apart);
                     });
-                    read = made;
+                    read = made_image;
                 }
                 const Ahead ahead({dz.data() + after * outputs, next * outputs},
                                   {x.z().data + after * inputs, next * inputs}, matrix.steps(count));

@@ -8,8 +8,6 @@ namespace ninefold {
 
 namespace {
 
-struct Read; // names the scratch of a band as the convolution reads it
-
 void gather(std::vector<Moments>& found, int64_t channels, float* moments) {
     for (size_t part = 1; part < found.size(); part++)
         found[0].add(found[part]);
@@ -45,7 +43,7 @@ void train_forward(const Depthwise& layer, const Operand& x, Padding padding, fl
                 layer.rows(image, n, padding, y.first, y.last, 0, outputs, target, outputs);
             } else {
                 const int64_t top = y.first * stride - padding.top, tall = (y.size() - 1) * stride + reach;
-                float* read = scratch<Read>(tall * line);
+                const Scratch read(tall * line);
                 fill(x, n, {top, top + tall}, columns, read, apart);
                 layer.filter({read, tall, columns.size(), apart}, {0, 0, 0, 0}, {0, y.size()}, width,
                              {0, outputs}, target, outputs);
@@ -72,8 +70,9 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
             float* target = out + first * outputs;
             const float* read = x.z().data + first * inputs;
             int64_t between = inputs;
-            if (!x.plain() || apart != inputs) {
-                float* made = scratch<Read>(count * apart);
+            const bool makes = !x.plain() || apart != inputs;
+            const Scratch made(makes ? count * apart : 0);
+            if (makes) {
                 as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
                     x.make(at, wide, tall, wide, made + (at - first) * apart, apart, wide * apart);
                 });
