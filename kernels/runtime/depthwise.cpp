@@ -168,18 +168,21 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
     }
 }
 
-void Depthwise::run(const Image& image, Padding padding, Result out, int threads) const {
+void Depthwise::run(const Image& image, Padding padding, Result out, int threads, float* mean) const {
     const int64_t height = window_.output_height(image.height, padding);
     const int64_t width = window_.output_width(image.width, padding), line = width * out_channels();
     // Few enough rows that an activation's second look at them comes from the cache.
     const int64_t bands =
         even_parts(image.batch, height, std::max<int64_t>(2 * apart_, 65536 / line), threads);
+    Means means(kernels_, mean, image.batch, height, width, out_channels());
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const int64_t y0 = band * height / bands, y1 = (band + 1) * height / bands;
-        rows(image, n, padding, y0, y1, 0, out_channels(), out.data + (n * height + y0) * width * out.stride,
-             out.stride);
+        float* const first = out.data + (n * height + y0) * width * out.stride;
+        rows(image, n, padding, y0, y1, 0, out_channels(), first, out.stride);
+        means.add(n, {y0, y1}, first);
     });
+    means.write();
 }
 
 } // namespace ninefold

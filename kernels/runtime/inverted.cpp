@@ -15,8 +15,8 @@ Inverted::Inverted(const Pointwise& expansion, const Depthwise& depthwise, const
         throw std::invalid_argument("the depthwise stage must take the channels that the expansion gives");
 }
 
-void Inverted::run(const Image& image, Padding padding, const float* residual, float* out,
-                   int threads) const {
+void Inverted::run(const Image& image, Padding padding, const float* residual, float* out, int threads,
+                   float* mean) const {
     const Window& window = depthwise_.window();
     const int64_t height = window.output_height(image.height, padding);
     const int64_t width = window.output_width(image.width, padding);
@@ -35,18 +35,22 @@ void Inverted::run(const Image& image, Padding padding, const float* residual, f
             if (separable_)
                 separable_->run(made, padding, residual ? residual + first : nullptr, out + first, threads);
             else
-                depthwise_.run(made, padding, {out + first, outputs}, threads);
+                depthwise_.run(made, padding, {out + first, outputs}, threads,
+                               mean ? mean + n * outputs : nullptr);
         }
         return;
     }
+    Means means(expansion_.kernels(), mean, image.batch, height, width, outputs);
     parallel_for(threads, image.batch * threads, [&](int64_t task) {
         const int64_t n = task / threads, part = task % threads;
-        rows(image, n, padding, {part * height / threads, (part + 1) * height / threads}, residual, out);
+        rows(image, n, padding, {part * height / threads, (part + 1) * height / threads}, residual, out,
+             means);
     });
+    means.write();
 }
 
 void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual,
-                    float* out) const {
+                    float* out, Means& means) const {
     const Window& window = depthwise_.window();
     const int64_t height = window.output_height(image.height, padding);
     const int64_t width = window.output_width(image.width, padding);
@@ -84,6 +88,7 @@ void Inverted::rows(const Image& image, int64_t n, Padding padding, Range y, con
         const int64_t first = (n * height + y0) * width * outputs;
         if (!projection_) {
             depthwise_.filter(plane, around, {0, count}, width, {0, hidden}, out + first, outputs);
+            means.add(n, {y0, y0 + count}, out + first);
             continue;
         }
         depthwise_.filter(plane, around, {0, count}, width, {0, hidden}, filtered, apart);

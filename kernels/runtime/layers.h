@@ -76,14 +76,33 @@ inline int64_t spread(int64_t channels) {
     return channels % 512 == 0 ? channels + 16 : channels;
 }
 
+// The means over the pixels of images that are made a few rows at a time, summed while the cache has them:
+// row by row and then the rows, so that it is the same however many were made at once, and by whom.
+class Means {
+public:
+    // mean: (images, channels), or null where nobody asks.
+    Means(const Kernels& kernels, float* mean, int64_t images, int64_t height, int64_t width,
+          int64_t channels);
+    // Rows of an image, dense, the first of them given.
+    void add(int64_t image, Range rows, const float* first);
+    void write();
+
+private:
+    const Kernels& kernels_;
+    float* const mean_;
+    const int64_t images_, height_, width_, channels_;
+    const Scratch sums_; // (images, height, channels)
+};
+
 class Depthwise {
 public:
     // weight: (channels · multiplier, 1, kernel_h, kernel_w); bias: channels · multiplier numbers or null.
     Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
               const std::string& activation);
 
-    // out: (batch, output height, output width, channels · multiplier).
-    void run(const Image& image, Padding padding, Result out, int threads) const;
+    // out: (batch, output height, output width, channels · multiplier); mean: (batch, channels · multiplier)
+    // or null, for a dense result only.
+    void run(const Image& image, Padding padding, Result out, int threads, float* mean = nullptr) const;
 
     // Output rows [y0, y1) of image n, channels [c0, c1), into `out`, whose pixels lie out_stride apart.
     void rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0, int64_t c1,
@@ -141,6 +160,7 @@ public:
 
     int64_t in_channels() const { return in_channels_; }
     int64_t out_channels() const { return out_channels_; }
+    const Kernels& kernels() const { return kernels_; }
     int panel_count() const { return int(blocks_.size()); }
     int64_t weight_bytes() const { return packed_ * int64_t(sizeof(float)); }
     // About how many steps the kernels' innermost loops make for so many pixels.
@@ -228,17 +248,20 @@ class Inverted {
 public:
     Inverted(const Pointwise& expansion, const Depthwise& depthwise, const Pointwise* projection);
 
-    // residual (or null) and out: (batch, output height, output width, out_channels).
-    void run(const Image& image, Padding padding, const float* residual, float* out, int threads) const;
+    // residual (or null) and out: (batch, output height, output width, out_channels); mean, where no
+    // projection follows: (batch, out_channels) or null.
+    void run(const Image& image, Padding padding, const float* residual, float* out, int threads,
+             float* mean = nullptr) const;
 
+    bool projects() const { return projection_; }
     int64_t out_channels() const {
         return projection_ ? projection_->out_channels() : depthwise_.out_channels();
     }
     const Window& window() const { return depthwise_.window(); }
 
 private:
-    void rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual,
-              float* out) const;
+    void rows(const Image& image, int64_t n, Padding padding, Range y, const float* residual, float* out,
+              Means& means) const;
 
     const Pointwise& expansion_;
     const Depthwise& depthwise_;

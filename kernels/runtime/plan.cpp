@@ -117,6 +117,15 @@ bool Plan::may_run_by_rows(int step, const Layout& layout) const {
                second_level_cache();
 }
 
+// Whether the next step is the mean of what this one makes, as a squeeze-and-excitation begins: rows are
+// summed while the cache has them.
+bool Plan::may_run_with_mean(int step, const Layout& layout) const {
+    const int value = inputs_ + step;
+    return step + 1 < int(steps_.size()) && steps_[step].operation->gives_mean() &&
+           steps_[step + 1].operation->averages() && steps_[step + 1].operands == std::vector<int>{value} &&
+           layout.homes[value] == value;
+}
+
 // First fit in the order of the steps: each value takes the lowest gap between the values that live beside
 // it. Chains are what these networks are made of, and for a chain that is two buffers taking turns.
 Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
@@ -135,10 +144,14 @@ Plan::Layout Plan::arrange(const std::vector<Shape>& inputs) const {
     settle(layout);
     for (int s = 0; s < int(steps_.size()); s++) {
         layout.by_rows.push_back(may_run_by_rows(s, layout) && !(s > 0 && layout.by_rows[s - 1]));
-        if (!layout.by_rows[s]) continue;
-        // Its own image is read until the next step ends.
-        int& last = layout.last[layout.homes[steps_[s].operands[0]]];
-        last = std::max(last, s + 1);
+        layout.with_mean.push_back(may_run_with_mean(s, layout) && !layout.by_rows[s] &&
+                                   !(s > 0 && layout.by_rows[s - 1]));
+        if (!layout.by_rows[s] && !layout.with_mean[s]) continue;
+        // What it reads is read until the next step ends.
+        for (int operand : steps_[s].operands) {
+            int& last = layout.last[layout.homes[operand]];
+            last = std::max(last, s + 1);
+        }
     }
     layout.offsets.assign(layout.shapes.size(), -1);
     const auto size_of = [&](int v) { return (layout.shapes[v].numbers() + 15) / 16 * 16; };
@@ -173,7 +186,7 @@ void Plan::write_calls(Layout& layout) const {
         const int value = inputs_ + int(s);
         layout.calls.push_back({steps_[s].operation.get(), layout.shapes[value], stride(value),
                                 layout.first[value], layout.homes[value], int(layout.operands.size()),
-                                int(steps_[s].operands.size()), layout.by_rows[s]});
+                                int(steps_[s].operands.size()), layout.by_rows[s], layout.with_mean[s]});
         for (int v : steps_[s].operands) {
             const Shape& shape = layout.shapes[v];
             const Image image{nullptr, shape.batch, shape.height, shape.width, shape.channels, stride(v)};
@@ -273,10 +286,18 @@ void Plan::run_together(const std::vector<Image>& inputs, const std::vector<floa
                             at[next.home], threads, seconds ? spent : nullptr);
                 if (seconds) seconds->insert(seconds->end(), spent, spent + 2);
             } else {
-                call.operation->run(operands, call.shape, {at[call.home] + call.first, call.stride}, threads);
+                const Result out{at[call.home] + call.first, call.stride};
+                if (call.with_mean) {
+                    const Call& mean = found.calls[++s];
+                    call.operation->run_with_mean(operands, call.shape, out, at[mean.home] + mean.first,
+                                                  threads);
+                } else {
+                    call.operation->run(operands, call.shape, out, threads);
+                }
                 if (seconds)
                     seconds->push_back(
                         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+                if (seconds && call.with_mean) seconds->push_back(0);
             }
             if (!poison) continue;
             for (int v = inputs_; v < inputs_ + int(steps_.size()); v++)

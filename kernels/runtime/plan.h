@@ -42,6 +42,12 @@ public:
     // How its rows depend on its image's, if it can make some of them alone, on one thread; and that.
     virtual std::optional<Windowing> windowing() const { return std::nullopt; }
     virtual void run_rows(const Image& /*some*/, Padding /*around*/, float* /*out*/) const {}
+    // Whether it can take the mean over the pixels of a dense result while it makes that; and that. mean:
+    // (batch, channels) or null.
+    virtual bool gives_mean() const { return false; }
+    virtual void run_with_mean(const std::vector<Image>& /*operands*/, const Shape& /*shape*/, Result /*out*/,
+                               float* /*mean*/, int /*threads*/) const {}
+    virtual bool averages() const { return false; } // whether it is such a mean
     // Whether it asks for the memory that it comes to next while it computes.
     virtual bool asks_ahead() const { return false; }
     // Whether the result is the operands side by side: those that lie there already are not copied.
@@ -89,7 +95,7 @@ private:
         int64_t stride, first;
         int home;
         int operands, count; // its operands: the first, and how many
-        bool by_rows;
+        bool by_rows, with_mean;
     };
     struct Layout { // for one set of input shapes
         std::vector<Shape> shapes;
@@ -98,6 +104,7 @@ private:
         std::vector<int64_t> offsets; // of homes, in the arena, in floats; -1 for inputs and outputs
         std::vector<int> last;        // of homes: the step after which nothing in it is read again
         std::vector<bool> by_rows;    // of steps: whether it runs with the next, a few rows at a time
+        std::vector<bool> with_mean;  // of steps: whether the next, a mean of it, is taken as it is made
         int64_t size = 0;
         std::vector<Call> calls;
         std::vector<Operand> operands;
@@ -119,6 +126,7 @@ private:
     void write_calls(Layout& layout) const;
     bool may_move_in(int value) const;
     bool may_run_by_rows(int step, const Layout& layout) const;
+    bool may_run_with_mean(int step, const Layout& layout) const;
 
     int inputs_;
     bool divides_ = true; // a half is not divided again

@@ -11,6 +11,20 @@ namespace ninefold {
 
 namespace {
 
+// Pixels that lie c numbers apart, some channels of them, each sum times share.
+void sum(const Kernels& kernels, const float* first, int64_t pixels, int64_t c, int64_t channels, float share,
+         float* sums) {
+    if (channels >= kernels.lanes) {
+        Buffer in(first, {{0, channels, 1}, {0, pixels, c}}), out(sums, {{0, channels, 1}});
+        check(kernels.mean(in, share, out));
+        return;
+    }
+    std::fill_n(sums, channels, 0.0f);
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t k = 0; k < channels; k++)
+            sums[k] += first[p * c + k] * share;
+}
+
 class MeanStep : public Operation {
 public:
     Shape shape(const std::vector<Shape>& x) const override { return {x[0].batch, 1, 1, x[0].channels}; }
@@ -26,18 +40,11 @@ public:
             const int64_t n = task / each, first = task % each * c / each / kernels.lanes * kernels.lanes;
             const int64_t last =
                 task % each + 1 == each ? c : (task % each + 1) * c / each / kernels.lanes * kernels.lanes;
-            const float* image = x[0].data + n * pixels * c;
-            if (c >= kernels.lanes) {
-                Buffer in(image + first, {{0, last - first, 1}, {0, pixels, c}});
-                Buffer mean(out.data + n * c + first, {{0, last - first, 1}});
-                check(kernels.mean(in, share, mean));
-                return;
-            }
-            std::fill_n(out.data + n * c, c, 0.0f);
-            for (int64_t i = 0; i < pixels * c; i++)
-                out.data[n * c + i % c] += image[i] * share;
+            sum(kernels, x[0].data + n * pixels * c + first, pixels, c, last - first, share,
+                out.data + n * c + first);
         });
     }
+    bool averages() const override { return true; }
 };
 
 class PoolStep : public Operation {
@@ -124,6 +131,33 @@ private:
 };
 
 } // namespace
+
+Means::Means(const Kernels& kernels, float* mean, int64_t images, int64_t height, int64_t width,
+             int64_t channels)
+    : kernels_(kernels), mean_(mean), images_(images), height_(height), width_(width), channels_(channels),
+      sums_(mean ? images * height * channels : 0) {}
+
+void Means::add(int64_t image, Range rows, const float* first) {
+    if (!mean_) return;
+    const float share = 1.0f / float(height_ * width_);
+    for (int64_t y = rows.first; y < rows.last; y++)
+        sum(kernels_, first + (y - rows.first) * width_ * channels_, width_, channels_, channels_, share,
+            sums_ + (image * height_ + y) * channels_);
+}
+
+void Means::write() {
+    if (!mean_) return;
+    for (int64_t n = 0; n < images_; n++) {
+        float* const mean = mean_ + n * channels_;
+        const float* row = sums_ + n * height_ * channels_;
+        std::copy_n(row, channels_, mean);
+        for (int64_t y = 1; y < height_; y++) {
+            row += channels_;
+            for (int64_t k = 0; k < channels_; k++)
+                mean[k] += row[k];
+        }
+    }
+}
 
 std::unique_ptr<Operation> mean_step() {
     return std::make_unique<MeanStep>();

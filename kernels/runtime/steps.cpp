@@ -48,13 +48,26 @@ public:
         if (x.size() > 1) adds(x[1], out);
         return out;
     }
-    void run(const std::vector<Image>& x, const Shape&, Result out, int threads) const override {
-        if constexpr (std::is_same_v<Layer, Depthwise>)
-            layer_.run(x[0], padding_, out, threads);
-        else if constexpr (std::is_same_v<Layer, Conv2d>)
+    void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
+        if constexpr (std::is_same_v<Layer, Conv2d>)
             layer_.run(x[0], padding_, out.data, threads);
-        else
+        else if constexpr (std::is_same_v<Layer, Separable>)
             layer_.run(x[0], padding_, x.size() > 1 ? x[1].data : nullptr, out.data, threads);
+        else
+            run_with_mean(x, shape, out, nullptr, threads);
+    }
+    bool gives_mean() const override {
+        if constexpr (std::is_same_v<Layer, Inverted>)
+            return !layer_.projects();
+        else
+            return std::is_same_v<Layer, Depthwise>;
+    }
+    void run_with_mean(const std::vector<Image>& x, const Shape&, Result out, float* mean,
+                       int threads) const override {
+        if constexpr (std::is_same_v<Layer, Depthwise>)
+            layer_.run(x[0], padding_, out, threads, mean);
+        else if constexpr (std::is_same_v<Layer, Inverted>)
+            layer_.run(x[0], padding_, x.size() > 1 ? x[1].data : nullptr, out.data, threads, mean);
     }
     bool writes_part() const override { return std::is_same_v<Layer, Depthwise>; }
     bool reads_part() const override { return std::is_same_v<Layer, Depthwise>; }

@@ -307,6 +307,39 @@ def test_small_layers_behind_large_ones_take_a_batch_bit_for_bit(kernels, thread
     assert len(seconds) == len(sequence.steps) and min(seconds) > 0
 
 
+@pytest.mark.parametrize(("channels", "size"), [(24, 9), (40, 61), (5, 33)])
+@pytest.mark.parametrize("expands", [False, True])
+def test_a_mean_is_taken_as_a_depthwise_layer_writes(kernels, threads, channels, size, expands):
+    """It is the mean of all rows bit for bit, however many images there are and whoever made which row."""
+    torch.manual_seed(channels)
+    wide = 4 * channels if expands else channels
+    layer = conv(wide, wide, 5, groups=wide, activation="silu")
+    if expands:
+        layer = Inverted(conv(wide, channels, 1, activation="silu"), layer)
+    sequence = Sequence(
+        1,
+        (
+            Step("layer", (0,), layer),  # 1
+            Step("mean", (1,)),  # 2
+            Step("layer", (2,), conv(8, wide, 1)),  # 3
+            Step("layer", (1,), conv(8, wide, 1)),  # 4
+        ),
+        ((2, 2), (3, 2), (4, 4)),
+    )
+    x = torch.randn(3, channels, size, size)
+    alone = [
+        torch.cat(value) for value in zip(*(sequence.run((x[n : n + 1],)) for n in range(3)), strict=True)
+    ]
+    for poison in (False, True, False):
+        for got, image, wanted in zip(
+            sequence.run((x,), poison=poison), alone, sequence.step_by_step(x), strict=True
+        ):
+            assert torch.equal(got, image)
+            assert (got - wanted).abs().max() <= 2e-6 * wanted.abs().max()
+    _, seconds = sequence.timed(x)
+    assert seconds[1] == 0
+
+
 def strided(n: int, c: int, k: int, groups: int = 1, dilation: int = 1) -> Conv2d:
     """A convolution at stride 2 with TensorFlow's padding, more of it at the right and below."""
     weight, before = torch.randint(-2, 3, (n, c // groups, k, k)).float(), dilation * (k - 1) // 2
