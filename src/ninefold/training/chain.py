@@ -1,6 +1,7 @@
 """A chain of stages, each convolution → batch-norm → activation, between two images: forward and backward.
 
-What is kept for backward is the chain's input, each convolution's raw output and four numbers per channel.
+What is kept for backward is the chain's input, each convolution's raw output and four numbers per channel;
+not a depthwise output that is cheaply made again (again.py).
 Normalised and activated images exist a band at a time in the cache, made again where they are read
 (`ops/passes.py`, kernels/runtime/training*.cpp).
 
@@ -23,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from ninefold.ops import backend, fallback, passes, whole
 from ninefold.ops.operands import Gradient, Operand, dense
-from ninefold.training import folded, gates
+from ninefold.training import again, folded, gates
 from ninefold.training.stages import Normalisation, Stage, Tensors
 
 __all__ = ["Normalisation", "Stage", "Tensors", "run", "supported"]
@@ -173,10 +174,15 @@ class _Chain(torch.autograd.Function):
     ) -> Tensor:
         image, home = dense(x), backend.passes(x)
         operand = Operand(image)
-        outputs, numbers = [], []
-        for stage, tensors in zip(stages, _by_stage(flat), strict=True):
+        outputs: list[Tensor | None] = []
+        numbers, by_stage = [], _by_stage(flat)
+        # What is rounded is kept: a filter that takes differences of rounded values is off by more than they.
+        rounded = keep == "bfloat16" and image.dtype is torch.float32
+        made = [False] * len(stages) if rounded else again.chosen(image, stages, by_stage)
+        for stage, tensors, later in zip(stages, by_stage, made, strict=True):
             operand = _forward(home, operand, stage, tensors, found)
-            outputs.append(operand.z)
+            z = operand.z.to(torch.bfloat16) if rounded else operand.z
+            outputs.append(None if later else z)
             numbers.append(operand.numbers)
         if residual is not None or operand.numbers is not None:
             out = home.apply(operand, None if residual is None else dense(residual))
@@ -184,15 +190,13 @@ class _Chain(torch.autograd.Function):
             out = operand.z
         ctx.stages, ctx.home = stages, home
         last.append(operand)
-        if keep == "bfloat16" and image.dtype is torch.float32:
-            outputs = [z.to(torch.bfloat16) for z in outputs]
         # An image that a gate was multiplied into is made again: see gates.py.
         ctx.activation = None
-        again: tuple[Tensor | None, ...] = (image, None, None)
+        origin: tuple[Tensor | None, ...] = (image, None, None)
         if made_of is not None and made_of.gate is not None:
             ctx.activation = made_of.operand.activation
-            again = made_of.operand.z, made_of.operand.numbers, made_of.gate
-        ctx.save_for_backward(*again, *outputs, *numbers, *flat)
+            origin = made_of.operand.z, made_of.operand.numbers, made_of.gate
+        ctx.save_for_backward(*origin, *outputs, *numbers, *flat)
         return out
 
     @staticmethod
@@ -202,19 +206,10 @@ class _Chain(torch.autograd.Function):
         count = len(stages)
         if gate is not None:
             image = gates.Origin(Operand(image, about_it, ctx.activation), gate, 0).made()
-        outputs, numbers = saved[:count], saved[count : 2 * count]
+        outputs, numbers, tensors = saved[:count], saved[count : 2 * count], _by_stage(saved[2 * count :])
         needs_x, needs_residual, _, _, _, _, _, *needs = ctx.needs_input_grad
-        parameters = _backward(
-            ctx.home,
-            dense(gradient),
-            stages,
-            _by_stage(saved[2 * count :]),
-            image,
-            outputs,
-            numbers,
-            needs_x,
-            needs,
-        )
+        images = again.Images(ctx.home, stages, tensors, image, outputs, numbers)
+        parameters = _backward(dense(gradient), images, needs_x, needs)
         along = gradient if needs_residual else None
         return parameters[0], along, None, None, None, None, None, *parameters[1:]
 
@@ -256,32 +251,18 @@ def _forward(
 
 
 def _backward(
-    home: ModuleType,
-    gradient: Tensor,
-    stages: tuple[Stage, ...],
-    tensors: list[Tensors],
-    image: Tensor,
-    outputs: Sequence[Tensor],
-    numbers: Sequence[Tensor | None],
-    needs_x: bool,
-    needs: Sequence[bool],
+    gradient: Tensor, images: again.Images, needs_x: bool, needs: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x and of every tensor of every stage, those that are needed."""
-
-    def operand(index: int) -> Operand:
-        if index < 0:
-            return Operand(image)
-        return Operand(outputs[index].to(image.dtype), numbers[index], stages[index].activation)
-
+    home, stages, tensors = images.home, images.stages, images.tensors
     made: list[Tensor | None] = [None] * len(needs)
-    after, sums = operand(len(stages) - 1), None
+    after, sums = images.operand(len(stages) - 1), None
     arrived: Tensor | None = gradient
     if after.numbers is not None:
         arrived, sums = home.reduce(after, gradient)
     for index in reversed(range(len(stages))):
         stage, (weight, bias, gamma, beta, *_) = stages[index], tensors[index]
         needs_weight, needs_bias, needs_gamma, needs_beta = needs[6 * index : 6 * index + 4]
-        before = operand(index - 1)
         needs_before = needs_x or any(needs[: 6 * index])
         turn = None
         if sums is not None:
@@ -296,7 +277,7 @@ def _backward(
             made[6 * index + 1] = _bias(dz, sums, stage).to(bias.dtype)
         if not (needs_weight or needs_before):
             break
-        needed = needs_weight, needs_before
+        needed, before = (needs_weight, needs_before), images.operand(index - 1)
         if stage.kind == "depthwise":
             geometry = stage.stride, stage.padding, stage.dilation
             got = home.depthwise_backward(dz, before, weight, *geometry, needed)
