@@ -148,8 +148,8 @@ def test_a_chain_in_the_middle_and_a_residual(monkeypatch):
 
 def test_images_go_as_the_backward_pass_is_done_with_them(always, monkeypatch):
     """Two made again never live at once, and none outlives the chain, with no garbage collected."""
-    refs, alive = [], []
-    forward, backward = passes.depthwise, passes.depthwise_backward
+    refs, alive, kept = [], [], []
+    forward, backward, combine = passes.depthwise, passes.depthwise_backward, passes.pointwise
 
     def depthwise_again(*given):
         alive.append(sum(not ref.expired() for ref in refs))
@@ -161,6 +161,12 @@ def test_images_go_as_the_backward_pass_is_done_with_them(always, monkeypatch):
         alive.append(sum(not ref.expired() for ref in refs))
         return backward(*given)
 
+    def combined(*given):
+        z = combine(*given)
+        kept.append(StorageWeakRef(z.untyped_storage()))
+        return z
+
+    monkeypatch.setattr(passes, "pointwise", combined)
     out = call(image(), block())
     monkeypatch.setattr(passes, "depthwise", depthwise_again)
     monkeypatch.setattr(passes, "depthwise_backward", seen)
@@ -168,7 +174,8 @@ def test_images_go_as_the_backward_pass_is_done_with_them(always, monkeypatch):
     try:
         out.sum().backward()
         assert alive == [0, 1, 0, 1]
-        assert all(ref.expired() for ref in refs)
+        del out  # it knows what it was made of
+        assert len(kept) == 2 and all(ref.expired() for ref in (*refs, *kept))
     finally:
         gc.enable()
 
