@@ -90,8 +90,8 @@ def saved(x, layers, **named):
 @pytest.mark.parametrize(
     ("kernel", "stride", "outputs", "expected"),
     [
-        *((3, 1, 728, True), (3, 1, 512, True), (3, 1, 320, False), (3, 1, 256, False), (3, 1, 96, False)),
-        *((3, 2, 728, False), (3, 2, 1024, True), (5, 1, 512, False), (5, 1, 1024, True)),
+        *((3, 1, 728, True), (3, 1, 534, True), (3, 1, 512, False), (3, 1, 256, False), (3, 1, 96, False)),
+        *((3, 2, 1024, False), (3, 2, 1536, True), (5, 1, 1024, False), (5, 1, 1152, True)),
     ],
 )
 def test_only_what_is_cheap_beside_the_products_is_made_again(kernel, stride, outputs, expected):
