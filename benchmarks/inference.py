@@ -19,7 +19,7 @@ import page
 from cases import Case
 from contestants import versions
 from inference_page import Result, Run, wanted
-from libraries import LIBRARIES, NINEFOLD, PEERS
+from libraries import LIBRARIES, NINEFOLD, PEERS, settings
 from ninefold import measure, surroundings
 from rounds import compete
 
@@ -84,6 +84,7 @@ def main(
         date.today().isoformat(),
         tuple(surroundings.describe(limits[count]) for count in threads),
         versions(names),
+        settings(names),
         absent,
         tuple(results),
     )

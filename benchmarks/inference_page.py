@@ -48,6 +48,7 @@ class Run:
     when: str
     machines: tuple[Machine, ...]
     versions: Mapping[str, str]
+    settings: Mapping[str, str]  # of each library, then: they may change
     absent: Mapping[str, tuple[str, ...]]
     results: tuple[Result, ...]
 
@@ -165,7 +166,7 @@ def text(runs: Sequence[Run]) -> str:
 
 def notes(run: Run) -> list[str]:
     """The libraries and their settings, how far Ninefold was off at most, and who has no time and why."""
-    lines = page.libraries(list(run.versions), run.absent, LIBRARIES, run.versions)
+    lines = page.libraries(run.settings, run.absent, run.versions)
     worst = max((result.errors[NINEFOLD] for result in run.results), default=0.0)
     lines.append(f"- furthest from PyTorch in float64, Ninefold: {worst:.1e} of the output's range")
     for result in run.results:

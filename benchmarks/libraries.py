@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,11 @@ class Library:
     def missing(self) -> tuple[str, ...]:
         """The packages it needs that are not installed."""
         return tuple(name for name in (self.package, *self.needs) if importlib.util.find_spec(name) is None)
+
+
+def settings(names: Sequence[str]) -> dict[str, str]:
+    """How each of these is set."""
+    return {name: LIBRARIES[name].settings for name in names}
 
 
 def array(result: Any) -> np.ndarray:
@@ -123,7 +128,7 @@ def _onnxruntime(case: Case, threads: int) -> Run:
     session = onnxruntime.InferenceSession(
         case.folder / "network.onnx", options, providers=["CPUExecutionProvider"]
     )
-    # Bound once, as its documentation advises: a call copies nothing. Nor does the binding keep the array.
+    # Bound once: a call copies nothing. Nor does the binding keep the array.
     bound, image = session.io_binding(), case.input
     bound.bind_cpu_input(session.get_inputs()[0].name, image)
     bound.bind_output(session.get_outputs()[0].name, "cpu")

@@ -52,13 +52,10 @@ def circumstances(machines: Sequence[Machine]) -> str:
 
 
 def libraries(
-    names: Sequence[str],
-    absent: Mapping[str, Sequence[str]],
-    rows: Mapping[str, Any],
-    versions: Mapping[str, str],
+    settings: Mapping[str, str], absent: Mapping[str, Sequence[str]], versions: Mapping[str, str]
 ) -> list[str]:
     """How each library was set, and which are not here."""
-    lines = [f"- {name} {versions[name]}: {rows[name].settings}" for name in names]
+    lines = [f"- {name} {versions[name]}: {words}" for name, words in settings.items()]
     for name, packages in absent.items():
         lines.append(f"- {name} is not here: {', '.join(packages)} is not installed (`make peers`)")
     return lines

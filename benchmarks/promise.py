@@ -20,7 +20,7 @@ import ops
 import page
 import plot
 from contestants import versions
-from libraries import LIBRARIES, NINEFOLD
+from libraries import LIBRARIES, NINEFOLD, settings
 from ninefold import measure, surroundings
 from ninefold.cost import separable, standard
 from rounds import Timed, compete
@@ -140,7 +140,7 @@ def main(
         machines.append(surroundings.describe(limits))
         parts.append(f"## {page.threads(count).capitalize()}\n\n{figures(found, names, limits)}")
         results += found
-    notes = [page.circumstances(machines), *page.libraries(names, absent, LIBRARIES, versions(names))]
+    notes = [page.circumstances(machines), *page.libraries(settings(names), absent, versions(names))]
     for result in results:
         notes += [f"- no time for {name} on {result.layer}: {why}" for name, why in result.failed.items()]
     title = f"# The promise kept, {shapes}, float32, batch 1\n\n`{page.command()}`\n\n![plot](promise.svg)"

@@ -124,8 +124,11 @@ def test_a_missing_library_is_named(inference: ModuleType, pages: ModuleType) ->
     row = replace(inference.LIBRARIES["ncnn"], package="no_such_package", needs=("torch", "nor_this"))
     assert row.missing == ("no_such_package", "nor_this")
     timed = result(inference, {"Ninefold": [1.0]}, failed={"OpenVINO": "off by 1"})
-    run = inference.Run("", "", (), {"Ninefold": "1"}, {"ncnn": row.missing}, (timed,))
+    run = inference.Run(
+        "", "", (), {"Ninefold": "1"}, {"Ninefold": "as it was"}, {"ncnn": row.missing}, (timed,)
+    )
     notes = "\n".join(pages.notes(run))
+    assert "- Ninefold 1: as it was\n" in notes
     assert "ncnn is not here: no_such_package, nor_this is not installed (`make peers`)" in notes
     assert "no time for OpenVINO on timm:mobilenetv1_100, batch 1, 1 thread: off by 1" in notes
 
@@ -192,7 +195,8 @@ def test_a_run_keeps_what_earlier_ones_measured_otherwise(
             for batch, threads in groups
         )
         machines = tuple(machine(limits[count]) for count in sorted({threads for _, threads in groups}))
-        return inference.Run(command, "2026-01-01", machines, {"Ninefold": "1"}, {}, results)
+        libraries = {"Ninefold": "1"}, {"Ninefold": command}
+        return inference.Run(command, "2026-01-01", machines, *libraries, {}, results)
 
     first = run("first", (1, 1), (1, 2), (8, 2), seconds=0.002)
     again = run("again", (1, 1), (8, 1), seconds=0.001)
