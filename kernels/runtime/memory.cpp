@@ -6,10 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <exception>
 #include <mutex>
 #include <new>
-#include <vector>
 
 namespace ninefold {
 
@@ -35,79 +33,7 @@ Floats pages(size_t bytes) {
     return Floats(reinterpret_cast<float*>(first), [p, size](float*) { munmap(p, size); });
 }
 
-// Images that nobody holds any more.
-class Kept {
-public:
-    struct Image {
-        Floats memory;
-        size_t bytes;
-        uint64_t since; // how many had been taken when it came
-    };
-
-    // One of at most a quarter more bytes, or none.
-    Image take(size_t bytes) {
-        std::vector<Image> late; // goes after the lock
-        std::lock_guard<std::mutex> guard(lock_);
-        taken_++;
-        size_t best = images_.size();
-        for (size_t k = 0; k < images_.size(); k++)
-            if (images_[k].bytes >= bytes && images_[k].bytes <= bytes + bytes / 4 &&
-                (best == images_.size() || images_[k].bytes < images_[best].bytes))
-                best = k;
-        Image found{nullptr, bytes, 0};
-        if (best < images_.size()) {
-            found = std::move(images_[best]);
-            images_.erase(images_.begin() + best);
-        }
-        for (size_t k = images_.size(); k-- > 0;)
-            if (images_[k].since + 64 < taken_) {
-                late.push_back(std::move(images_[k]));
-                images_.erase(images_.begin() + k);
-            }
-        return found;
-    }
-
-    // Where there is no memory to keep it in, it goes: this runs in destructors, which must not throw.
-    void give(Image image) noexcept {
-        try {
-            std::lock_guard<std::mutex> guard(lock_);
-            image.since = taken_;
-            images_.push_back(std::move(image));
-        } catch (const std::exception&) {
-        }
-    }
-
-    void clear() {
-        std::vector<Image> late;
-        std::lock_guard<std::mutex> guard(lock_);
-        late.swap(images_);
-    }
-
-private:
-    std::mutex lock_;
-    std::vector<Image> images_;
-    uint64_t taken_ = 0;
-};
-
-// Never destroyed: images may outlive the extension's own end.
-Kept& kept_images() {
-    static Kept* const kept = new Kept;
-    return *kept;
-}
-
 } // namespace
-
-Floats allocate_image(size_t count) {
-    const size_t bytes = whole(count * sizeof(float), page);
-    Kept::Image image = kept_images().take(bytes);
-    if (!image.memory) image.memory = pages(bytes);
-    float* const first = image.memory.get();
-    return Floats(first, [image](float*) mutable { kept_images().give(std::move(image)); });
-}
-
-void release_images() {
-    kept_images().clear();
-}
 
 Floats allocate(size_t count) {
     void* p = std::aligned_alloc(64, whole(count ? count * sizeof(float) : 1, 64));
@@ -128,12 +54,6 @@ struct Stretch {
     size_t wanted = 0;         // the most that was in use at once
 };
 thread_local Stretch stretch;
-
-#ifdef __SANITIZE_ADDRESS__
-constexpr bool together = false; // so that what is written past an end is seen
-#else
-constexpr bool together = true;
-#endif
 
 } // namespace
 

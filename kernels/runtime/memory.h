@@ -8,6 +8,12 @@ namespace ninefold {
 
 using Floats = std::shared_ptr<float[]>;
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool together = false; // each array by itself, so that what is written past its end is seen
+#else
+constexpr bool together = true;
+#endif
+
 // Both throw std::bad_alloc. What is kept between calls is on 2 MB pages from 1 MB on; what is not, is not:
 // the system clears a page before it gives it away, and the heap has pages that need no clearing.
 Floats allocate(size_t count);
@@ -24,11 +30,11 @@ void weights_last(bool yes);
 // once, took 51 ms on small pages and 11 on large ones (one Zen 4 core, a virtual machine).
 void expect_writes(const float* first, size_t count);
 
-// Memory for an image between two convolutions that train, on 2 MB pages. What is done with is kept for the
-// next that is as large or at most a fifth smaller: glibc maps each array of more than 32 MB anew, and the
-// system clears it first. mobilenetv2_100's step was up to 1.1 times as fast for it with glibc's own
-// settings, 1.01 where a benchmark had told glibc to keep the rest. What none of the next 64 asked for goes
-// back to the system, and all that is kept at `release_images`.
+// Memory for an image between two convolutions that train, or for what lives as long: all of it in one range
+// of addresses, where what is done with joins what is free beside it and is kept for the next. Glibc's heap
+// leaves pieces: of xception41's 828 MB in it, 331 lay free, and the largest images fitted nowhere; what it
+// maps anew, from 32 MB on, the system clears first. The end that images have not reached while the whole was
+// asked for sixteen times goes back to the system, and all that is free at `release_images`.
 Floats allocate_image(size_t count);
 void release_images();
 

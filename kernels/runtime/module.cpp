@@ -179,8 +179,8 @@ void bind_training(nb::module_& m) {
             return nb::ndarray<float, nb::device::cpu>(memory->get(), 4, shape, owner, strides);
         },
         nb::arg("batch"), nb::arg("height"), nb::arg("width"), nb::arg("channels"),
-        "Memory for a large image, channels-last, for DLPack; it is kept when nobody holds it any more.");
-    m.def("release_images", &release_images, "Give back what is kept for large images.");
+        "Memory for an image, channels-last, for DLPack; it is kept when nobody holds it any more.");
+    m.def("release_images", &release_images, "Give back what is kept for images.");
     m.def("train_normalisation",
           [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {
               train_normalisation(written(numbers), read(gamma), read(beta), epsilon, channels);

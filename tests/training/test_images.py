@@ -1,6 +1,11 @@
-"""The memory of large images: kept for the next, given back when asked or forgotten, never shared."""
+"""The memory of images: kept for the next, given back when asked or forgotten, never shared."""
 
 from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -38,13 +43,32 @@ def test_an_image_is_channels_last_and_nobodys_view() -> None:
     assert image.data_ptr() % 64 == 0
 
 
-def test_memory_comes_again_for_the_same_size_or_a_little_less() -> None:
+def test_memory_comes_again_for_the_same_size_or_less() -> None:
     assert not marked(*SHAPE)
     assert marked(*SHAPE)
-    assert marked(2, 8, 1024, 576)
-    assert marked(*SHAPE)  # it has not shrunk
+    assert marked(2, 8, 1024, 24)
+    assert marked(*SHAPE)
     assert not marked(2, 8, 1024, 1024)
-    assert passes._image(*SHAPE).data_ptr() != passes._image(2, 8, 1024, 1024).data_ptr()
+
+
+def test_what_goes_joins_what_is_free_beside_it() -> None:
+    images = [passes._image(*SHAPE) for _ in range(5)]
+    places = [image.data_ptr() for image in images]
+    assert places == sorted(set(places))
+    for index in (1, 3, 2):
+        images[index] = None
+    between = passes._image(6, 8, 1024, 640)
+    assert between.data_ptr() == places[1]
+    assert between.data_ptr() + 3 * images[0].nbytes <= places[4]
+
+
+def test_a_gap_is_filled_before_new_memory_is_taken() -> None:
+    first, second = passes._image(*SHAPE), passes._image(*SHAPE)
+    place = first.data_ptr()
+    del first
+    halves = [passes._image(1, *SHAPE[1:]) for _ in range(2)]
+    assert [half.data_ptr() - place for half in halves] == [0, halves[0].nbytes]
+    assert passes._image(*SHAPE).data_ptr() > second.data_ptr()
 
 
 def test_two_images_at_a_time_never_share() -> None:
@@ -66,11 +90,65 @@ def test_what_is_kept_goes_when_asked_and_when_a_model_is_restored() -> None:
     assert not marked(*SHAPE)
 
 
-def test_what_nobody_asks_for_again_goes_after_a_while() -> None:
-    marked(*SHAPE)
-    for _ in range(66):
-        passes._image(4, 8, 1024, 640)
+def test_what_is_kept_goes_with_the_model_that_trained() -> None:
+    model = for_training(SeparableBlock(16, 16, 3))
+    model(torch.randn(2, 16, 8, 8)).sum().backward()
     assert not marked(*SHAPE)
+    assert marked(*SHAPE)
+    del model
+    gc.collect()
+    assert not marked(*SHAPE)
+
+
+def test_what_is_not_reached_for_a_while_goes() -> None:
+    large, small = (8, 8, 1024, 640), (2, 8, 1024, 64)
+    assert not marked(*large)
+    for _ in range(20):
+        marked(*small)
+    assert marked(*large)
+    for _ in range(2 * 16 * 40 + 1):  # twice sixteen times the large one, which is 40 small ones
+        passes._image(*small)
+    assert not marked(*large)
+
+
+def test_images_of_several_threads_are_each_threads_own() -> None:
+    def work(number: int) -> bool:
+        random = torch.Generator().manual_seed(number)
+        held: list[tuple[torch.Tensor, int]] = []
+        right = True
+        for turn in range(200):
+            height = int(torch.randint(64, 1024, (), generator=random))
+            held.append((passes._image(1, 8, height, 64).fill_(1000 * number + turn), 1000 * number + turn))
+            if len(held) > 5:
+                image, value = held.pop(int(torch.randint(5, (), generator=random)))
+                right = right and bool((image == value).all())
+        return right and all(bool((image == value).all()) for image, value in held)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_where_addresses_are_limited_each_image_has_memory_of_its_own() -> None:
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    script = """
+import torch
+from ninefold.ops import passes
+first, second = passes._image(2, 8, 1024, 640).fill_(1), passes._image(2, 8, 1024, 640).fill_(2)
+assert float(first.max()) == 1
+try:
+    passes._image(64, 64, 4096, 4096)
+except MemoryError:
+    print("refused")
+"""
+    least = 64 << 30
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (least, least))
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=limit, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 
 
 def test_a_step_is_the_same_in_memory_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:

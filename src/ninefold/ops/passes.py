@@ -13,7 +13,7 @@ from ninefold.ops.cpu import Pair, Sides, _kernels
 from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense
 
 FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
-LARGE = 32 << 20  # bytes, from which on glibc maps every array anew, whatever it is told
+LARGE = 1 << 20  # bytes, from which on images lie in one range of addresses (kernels/runtime/images.cpp)
 
 
 def _operand(x: Operand) -> _kernels.Operand:
@@ -124,7 +124,7 @@ def convolution_backward(
 
 def apply(x: Operand, residual: Tensor | None = None) -> Tensor:
     """The operand's values, and the residual added."""
-    out = torch.empty_like(x.z)
+    out = _image(*x.z.shape)
     _kernels.train_apply(_operand(x), _address(residual), out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -138,7 +138,7 @@ def moments(z: Tensor, out: Tensor) -> None:
 def reduce(operand: Operand, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient as the kernels keep it, and its two sums per channel, in float64."""
     sums = torch.empty((2, operand.z.shape[1]), dtype=torch.float64, device="cpu")
-    kept = torch.empty_like(gradient) if operand.activation in SLOPED else gradient
+    kept = _image(*gradient.shape) if operand.activation in SLOPED else gradient
     arrived = Gradient(operand, gradient)
     _kernels.train_reduce(_gradient(arrived), kept.data_ptr(), sums.data_ptr(), torch.get_num_threads())
     return kept, sums
@@ -157,7 +157,7 @@ def slope(gradient: Tensor, before: Tensor, activation: str) -> Tensor:
 
 def turn(dz: Gradient) -> Tensor:
     """The gradient of z, whole: for convolutions that PyTorch differentiates."""
-    out = torch.empty_like(dz.arrived)
+    out = _image(*dz.arrived.shape)
     _kernels.train_turn(_gradient(dz), out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -198,7 +198,7 @@ def _room(x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
 
 
 def release_images() -> None:
-    """Give back to the system the memory of large images that is kept for the next."""
+    """Give back to the system the memory of images that is kept for the next."""
     _kernels.release_images()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ def for_training(model: nn.Module, activations: str | None = None, *, graphs: bo
     third call with images of one shape and replayed from then on as CUDA graphs, which spares the processor
     a thousand launches a step; what cannot be recorded runs as without, and so does everything on a CPU. A
     replayed step is differentiated once: a second time raises RuntimeError.
+
+    On a CPU the memory of a step's images is kept for the next, until `restore` is called or the model goes.
 
     `ninefold.training.summary(model)` says what became of each convolution, `ninefold.restore(model)` undoes
     it. Copies and pickles are plain models. Raises TypeError for what is no module or no bool, ValueError for
@@ -49,13 +52,15 @@ def for_training(model: nn.Module, activations: str | None = None, *, graphs: bo
             return model._call_impl(*args, **kwargs)
 
     model._compiled_call_impl = call
+    if backend.kernels():
+        weakref.finalize(model, passes.release_images).atexit = False
     return model
 
 
 def restore(model: nn.Module) -> nn.Module:
     """Let a model run in PyTorch again, as before `for_training`, and return it.
 
-    The memory that training keeps between steps, for its largest images, goes back to the system.
+    The memory of images that training keeps between steps goes back to the system.
     Raises TypeError for what is no module.
     """
     if not isinstance(model, nn.Module):
