@@ -19,11 +19,16 @@ inline void merge(const std::vector<Gathered>& threads, std::vector<double> Gath
             all[k] += (thread.*what)[k];
 }
 
-// The input's gradient of these pixels has just been written and is still in the cache.
-inline void reduce(const Operand& x, float* input, int64_t pixel, int64_t count, Gathered& gathered) {
-    const Gradient arrived(x, input, nullptr);
-    if (x.has_slope()) arrived.slope(pixel, count, input);
-    arrived.reduce(pixel, count, gathered.sums.data());
+// The input's gradient of these pixels has just been written and is still in the cache. Without sums it
+// becomes that of z.
+inline void finish(const Operand& x, const Wanted& wanted, int64_t pixel, int64_t count, Gathered& gathered) {
+    if (x.plain()) return;
+    const Gradient arrived(x, wanted.input, nullptr);
+    if (x.has_slope()) arrived.slope(pixel, count, wanted.input);
+    if (wanted.sums)
+        arrived.reduce(pixel, count, gathered.sums.data());
+    else if (!x.has_slope())
+        arrived.clip(pixel, count, wanted.input);
 }
 
 } // namespace ninefold

@@ -7,7 +7,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -103,6 +105,16 @@ double* sums_at(uintptr_t address) {
     return reinterpret_cast<double*>(address);
 }
 
+// Memory that is kept when nobody holds it any more, as an array for DLPack.
+nb::ndarray<float, nb::device::cpu> lent(std::array<int64_t, 4> shape, std::array<int64_t, 4> strides) {
+    std::array<size_t, 4> sizes;
+    std::copy(shape.begin(), shape.end(), sizes.begin());
+    auto memory = std::make_unique<Floats>(allocate_image(sizes[0] * sizes[1] * sizes[2] * sizes[3]));
+    nb::capsule owner(memory.get(), [](void* p) noexcept { delete static_cast<Floats*>(p); });
+    float* const first = memory.release()->get();
+    return nb::ndarray<float, nb::device::cpu>(first, 4, sizes.data(), owner, strides.data());
+}
+
 // Training's calls: images and gradients made of addresses, layers that are packed, what is wanted (0: not).
 void bind_training(nb::module_& m) {
     nb::call_guard<nb::gil_scoped_release> unlocked;
@@ -172,14 +184,13 @@ void bind_training(nb::module_& m) {
     m.def(
         "image",
         [](int64_t n, int64_t h, int64_t w, int64_t c) {
-            auto* memory = new Floats(allocate_image(size_t(n) * h * w * c));
-            nb::capsule owner(memory, [](void* p) noexcept { delete static_cast<Floats*>(p); });
-            const size_t shape[] = {size_t(n), size_t(c), size_t(h), size_t(w)};
-            const int64_t strides[] = {h * w * c, 1, w * c, c};
-            return nb::ndarray<float, nb::device::cpu>(memory->get(), 4, shape, owner, strides);
+            return lent({n, c, h, w}, {h * w * c, 1, w * c, c});
         },
         nb::arg("batch"), nb::arg("height"), nb::arg("width"), nb::arg("channels"),
         "Memory for an image, channels-last, for DLPack; it is kept when nobody holds it any more.");
+    m.def(
+        "matrix", [](int64_t n, int64_t c) { return lent({n, c, 1, 1}, {c, 1, 1, 1}); }, nb::arg("outputs"),
+        nb::arg("inputs"), "Such memory for the gradient of a pointwise convolution's weight.");
     m.def("release_images", &release_images, "Give back what is kept for images.");
     m.def("train_normalisation",
           [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {

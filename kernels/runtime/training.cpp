@@ -91,6 +91,20 @@ void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
     });
 }
 
+void Gradient::clip(int64_t pixel, int64_t count, float* out) const {
+    const Operand& o = operand_;
+    const int64_t c = o.z_.channels;
+    // As a turn: z's mean is 0 and its scale 1, so they are its three numbers, too. A vector that is made
+    // twice, the last of a row, is the same the second time.
+    Buffer zero = numbers(o.row(0), c), one = numbers(o.row(2), c);
+    as_rows(pixel, count, c, count, [&](int64_t at, int64_t width, int64_t height) {
+        Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
+        Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
+        Buffer target(out + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
+        check(o.kernels_.turn(gradient, z, zero, one, zero, one, zero, zero, o.low_, o.high_, target));
+    });
+}
+
 void Gradient::reduce(int64_t pixel, int64_t count, double* sums) const {
     const Operand& o = operand_;
     const int64_t c = o.z_.channels;

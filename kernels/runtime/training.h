@@ -52,6 +52,10 @@ public:
     // Of `count` pixels: multiply the activation's derivative in, into `out` (which may be the gradient).
     void slope(int64_t pixel, int64_t count, float* out) const;
 
+    // Of `count` pixels, behind an operand that normalises nothing (mean 0, scale 1): the gradient where a
+    // clip let z pass, 0 elsewhere, into `out` (which may be the gradient).
+    void clip(int64_t pixel, int64_t count, float* out) const;
+
     // Of `count` pixels: add Σ g and Σ g·(z - mean) to the two rows of `sums`.
     void reduce(int64_t pixel, int64_t count, double* sums) const;
 
@@ -98,8 +102,9 @@ void train_forward(const Depthwise& layer, const Operand& x, Padding padding, fl
 void train_forward(const Pointwise& layer, const Operand& x, float* out, float* moments, int threads);
 
 // The gradients of a convolution: `dz` what arrives at its output, x what it read. weight_gradient, in the
-// weight's own layout, and input_gradient, at x's activation, may be null; sums (or null): x's two
-// reductions.
+// weight's own layout, and input_gradient may be null; sums (or null): x's two reductions. With them
+// input_gradient is the one at x's activation; without them x's numbers must be those of no normalisation,
+// and it is the one ahead of the activation.
 struct Wanted {
     float* weight;
     float* input;

@@ -104,7 +104,7 @@ private:
             Image gradient = dz_.z(); // its shape: where the gradient is plain, z itself may be anything
             gradient.data = dz_.data();
             back.rows(gradient, n, around, rows.first, rows.last, 0, c, wanted_.input + start * c, c);
-            if (wanted_.sums) reduce(x_, wanted_.input, start, rows.size() * in.width, gathered);
+            finish(x_, wanted_, start, rows.size() * in.width, gathered);
             return;
         }
         const Scratch turned(tall * wide * apart_);
@@ -126,7 +126,7 @@ private:
         if (!wanted_.input) return;
         back.filter({turned, tall, wide, apart_}, {0, 0, 0, 0}, {0, rows.size()}, in.width, {0, c},
                     wanted_.input + first * c, c);
-        if (wanted_.sums) reduce(x_, wanted_.input, first, rows.size() * in.width, gathered);
+        finish(x_, wanted_, first, rows.size() * in.width, gathered);
     }
 
     // Rows of the output, and the rows of the input that end before the next band's first tap.
@@ -178,7 +178,7 @@ private:
             check(kernels_.depthwise_input_any(gradient, weight, int32_t(sw), int32_t(sh), window_.dilation_w,
                                                window_.dilation_h, target));
         }
-        if (wanted_.sums) reduce(x_, wanted_.input, first, (to - from) * in.width, gathered);
+        finish(x_, wanted_, first, (to - from) * in.width, gathered);
     }
 
     // The input's gradient at stride 2, two columns and two rows at a time. Where there are as many, it goes

@@ -103,7 +103,8 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
         std::clamp<int64_t>(room / (2 * image_apart + gradient_apart + outputs), least, 1536) / 12 * 12,
         fair);
     std::vector<Gathered> found(threads);
-    const Floats matrices = allocate(wanted.weight ? threads * matrix.rows * matrix.width : 0);
+    const int64_t numbers = wanted.weight ? threads * matrix.rows * matrix.width : 0;
+    const Floats matrices = numbers < 1 << 18 ? allocate(numbers) : allocate_image(numbers);
     in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
         Gathered& gathered = found[part];
         float* sum = matrices.get() + part * matrix.rows * matrix.width;
@@ -150,7 +151,7 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                               {wanted.input + after * inputs, next * inputs}, back.steps(count));
             back.panels(turned, turned_apart, count, nullptr, {wanted.input + first * inputs, inputs}, 0,
                         back.panel_count());
-            if (wanted.sums) reduce(x, wanted.input, first, count, gathered);
+            finish(x, wanted, first, count, gathered);
         }
     });
     if (wanted.weight) {

@@ -178,6 +178,31 @@ def test_activations(activation):
     held(torch.randn(2, 9, 11, 10), layers, tolerance=5e-6)
 
 
+def ahead(layer, activation):
+    """The layer with an activation that stands ahead of it."""
+    stage, tensors = layer
+    return replace(stage, ahead=activation), tensors
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("channels", [4, 17, 40])
+def test_an_activation_ahead(threads, activation, channels):
+    x = torch.randn(2, channels, 11, 10)
+    for layer in (depthwise(channels, 3), depthwise(channels, 5, 2), depthwise(channels, 3, 3)):
+        led = ahead(layer, activation)
+        held(x, [led, pointwise(channels, channels, None)], tolerance=5e-6)
+        held(x, [led], frozen=("x",), tolerance=5e-6)
+    held(x, [ahead(pointwise(channels, 9), activation), depthwise(9, 3)], tolerance=5e-6)
+    held(x, [ahead(depthwise(channels, 3, normalisation=None), activation)], residual=torch.randn_like(x))
+
+
+def test_only_a_first_stage_with_kernels_has_an_activation_ahead():
+    x = torch.randn(2, 8, 6, 6)
+    for layers in ([depthwise(8, 3), ahead(pointwise(8, 8), "relu")], [ahead(standard(8, 8), "relu")]):
+        with pytest.raises(ValueError, match="`stages` must have none with an activation ahead"):
+            chain.run(x, *zip(*layers, strict=True))
+
+
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hardswish", "hardsigmoid"])
 def test_gradients_at_the_kinks_are_pytorchs(activation):
     from ninefold.ops import fallback
@@ -187,12 +212,13 @@ def test_gradients_at_the_kinks_are_pytorchs(activation):
     stage = Stage("pointwise", *POINT, None, activation)
     for special in (kinks, torch.full_like(kinks, torch.nan)):
         x = special.clone().requires_grad_()
-        out, _ = chain.run(x, [stage], rows)
-        (ours,) = torch.autograd.grad(out.sum(), x)
         (theirs,) = torch.autograd.grad(fallback.ACTIVATIONS[activation](x).sum(), x)
-        if special is kinks:
-            torch.testing.assert_close(ours, theirs)
-        assert not (ours == 0)[theirs.isnan()].any()
+        for one in (stage, replace(stage, activation=None, ahead=activation)):
+            out, _ = chain.run(x, [one], rows)
+            (ours,) = torch.autograd.grad(out.sum(), x)
+            if special is kinks:
+                torch.testing.assert_close(ours, theirs)
+            assert not (ours == 0)[theirs.isnan()].any()
 
 
 def test_a_stem_and_a_first_block():

@@ -159,6 +159,88 @@ def graph_break_between(net, x):
     return net.block[3:](y)
 
 
+def activation_ahead(net, x):
+    x = x * 2
+    return net.block(F.relu(x)) + x
+
+
+def padded_activation_ahead(net, x):
+    x = x * 2
+    return net.block[1:](F.conv2d(F.pad(F.silu(x), (1, 1, 1, 1)), net.block[0].weight, groups=8)) + x
+
+
+def activation_ahead_of_two(net, x):
+    y = net.extra(x)
+    return net.block(F.relu(y)) + y
+
+
+def activation_used_twice(net, x):
+    y = F.relu(x * 2)
+    return net.block(y) + y
+
+
+def activation_in_place(net, x):
+    x = x * 2
+    return net.block(F.relu(x, inplace=True)) + x
+
+
+def activation_of_an_input(net, x):
+    return net.block(F.relu(x))
+
+
+def written_behind_the_activation(net, x):
+    x = x * 2
+    y = net.block(F.relu(x))
+    x.mul_(3)
+    return y + x
+
+
+def written_by_another_name(net, x):
+    x = x * 2
+    y = net.block(F.relu(x))
+    x[:, 1].mul_(3)
+    return y + x
+
+
+def written_between_the_two(net, x):
+    x = x * 2
+    y = F.relu(x)
+    x += 1
+    return net.block(y) + x
+
+
+def returned_behind_the_activation(net, x):
+    x = net.extra[:1](x)
+    return torch.stack((net.block(F.relu(x)), x))
+
+
+AHEAD = {
+    activation_ahead: ["relu"],
+    padded_activation_ahead: ["silu"],
+    activation_ahead_of_two: [None, "relu"],
+    activation_used_twice: [None],
+    activation_in_place: [None],
+    activation_of_an_input: [None],
+    written_behind_the_activation: [None],
+    written_by_another_name: [None],
+    written_between_the_two: [None],
+    returned_behind_the_activation: [None, None],
+}
+
+
+@pytest.mark.parametrize("call", AHEAD, ids=lambda call: call.__name__)
+def test_an_activation_ahead_is_read_through_where_its_image_stays(same_training, lively, monkeypatch, call):
+    seen, run = [], chain.run
+
+    def noted(x, stages, *args, **named):
+        seen.append(stages[0].ahead)
+        return run(x, stages, *args, **named)
+
+    monkeypatch.setattr(chain, "run", noted)
+    same_training(lively(Around(call)).train(), images())
+    assert seen == 3 * AHEAD[call]
+
+
 FUSED = {
     residual: 1,
     residual_in_place: 1,

@@ -19,11 +19,15 @@ SLOPED = ("silu", "hardswish", "gelu", "gelu_tanh", "hardsigmoid", "sigmoid")
 
 @dataclass(frozen=True)
 class Operand:
-    """An image as the next convolution reads it; without numbers, as it is."""
+    """An image as the next convolution reads it; without numbers, as it is.
+
+    `bare`: the numbers are `unchanged` ones, and a gradient is wanted at z, not its sums at the activation.
+    """
 
     z: Tensor
     numbers: Tensor | None = None
     activation: str | None = None
+    bare: bool = False
 
     @property
     def pixels(self) -> int:
@@ -47,6 +51,17 @@ class Gradients:
     weight: Tensor | None
     input: Tensor | None
     sums: Tensor | None
+
+
+def activated(z: Tensor, activation: str | None) -> Operand:
+    """An image that is read through an activation, and through nothing else."""
+    return Operand(z) if activation is None else Operand(z, unchanged(z), activation, bare=True)
+
+
+def unchanged(z: Tensor) -> Tensor:
+    """The numbers of an operand that normalises nothing."""
+    row = z.new_tensor([[0.0], [1.0], [1.0], [0.0]], dtype=torch.float32)
+    return row.expand(4, z.shape[1]).contiguous()
 
 
 def dense(x: Tensor) -> Tensor:

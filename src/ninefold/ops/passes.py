@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ninefold.ops import cpu, gradients
 from ninefold.ops.cpu import Pair, Sides, _kernels
-from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense
+from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense, unchanged
 
 FEWEST_CHANNELS = 4  # a vector of the narrowest instruction set
 LARGE = 1 << 20  # bytes, from which on images lie in one range of addresses (kernels/runtime/images.cpp)
@@ -151,8 +151,8 @@ def slopes(channels: int, activation: str) -> bool:
 
 def slope(gradient: Tensor, before: Tensor, activation: str) -> Tensor:
     """The gradient that arrives behind an activation, at `before` it."""
-    numbers = before.new_tensor([[0.0], [1.0], [1.0], [0.0]]).expand(4, before.shape[1]).contiguous()
-    return reduce(Operand(dense(before), numbers, activation), dense(gradient))[0]
+    z = dense(before)
+    return reduce(Operand(z, unchanged(z), activation), dense(gradient))[0]
 
 
 def turn(dz: Gradient) -> Tensor:
@@ -189,9 +189,9 @@ def normalisation_backward(
 
 
 def _room(x: Operand, weight: Tensor, needed: tuple[bool, bool]) -> Gradients:
-    sums = needed[1] and x.numbers is not None
+    sums = needed[1] and x.numbers is not None and not x.bare
     return Gradients(
-        torch.empty_like(weight) if needed[0] else None,
+        _like(weight) if needed[0] else None,
         _image(*x.z.shape) if needed[1] else None,
         torch.empty((2, x.z.shape[1]), dtype=torch.float64, device="cpu") if sums else None,
     )
@@ -206,6 +206,14 @@ def _image(n: int, c: int, h: int, w: int) -> Tensor:
     if 4 * n * c * h * w < LARGE:
         return cpu.empty(n, c, h, w)
     return torch.from_dlpack(_kernels.image(n, h, w, c))
+
+
+def _like(weight: Tensor) -> Tensor:
+    """Room for a weight's gradient."""
+    outputs, inputs, *window = weight.shape
+    if window != [1, 1] or 4 * outputs * inputs < LARGE:
+        return torch.empty_like(weight)
+    return torch.from_dlpack(_kernels.matrix(outputs, inputs))
 
 
 def _addresses(made: Gradients) -> tuple[int, int, int]:

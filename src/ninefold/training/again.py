@@ -13,7 +13,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ninefold.ops.operands import Operand
+from ninefold.ops.operands import Operand, activated
 from ninefold.training.stages import Stage, Tensors
 
 # Of the time of the three products. Chains of such pairs, forward and backward (batch 16, one thread), took
@@ -51,7 +51,7 @@ class Images:
     def operand(self, index: int) -> Operand:
         """The output of a stage as the next one reads it; -1 for the chain's image."""
         if index < 0:
-            return Operand(self.image)
+            return activated(self.image, self.stages[0].ahead)
         z, stage = self.outputs[index], self.stages[index]
         if z is None:
             weight, bias, *_ = self.tensors[index]

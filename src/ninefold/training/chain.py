@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ninefold.ops import backend, fallback, passes, whole
-from ninefold.ops.operands import Gradient, Operand, dense
+from ninefold.ops.operands import Gradient, Operand, activated, dense
 from ninefold.training import again, folded, gates
 from ninefold.training.stages import Normalisation, Stage, Tensors
 
@@ -71,6 +71,8 @@ def supported(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) ->
     if backend.taken_apart(x):
         return "a function transform"
     gpu = backend.on_gpu(x)
+    if gpu and stages[0].ahead:
+        return "an activation ahead"
     if gpu and backend.triton_kernels() is None:
         return "Triton is not installed"
     reason = _mixed(x, tensors) if gpu else _elsewhere(x, tensors)
@@ -118,6 +120,8 @@ def _mixed(x: Tensor, tensors: Sequence[Tensors]) -> str:
 def _check(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors], keep: str) -> None:
     if not stages or len(stages) != len(tensors):
         raise ValueError(f"`tensors` must have one entry per stage, {len(stages)}, got {len(tensors)}")
+    if any(stage.ahead for stage in stages[1:]) or (stages[0].ahead and stages[0].kind == "standard"):
+        raise ValueError("`stages` must have none with an activation ahead but a first one that has kernels")
     if keep not in ("float32", "bfloat16"):
         raise ValueError(f"`keep` must be float32 or bfloat16, got {keep}")
     height, width = x.shape[2:]
@@ -143,6 +147,7 @@ def _plain(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """The chain out of PyTorch's operators."""
     found = []
+    x = fallback.ACTIVATIONS[stages[0].ahead](x)
     for stage, (weight, bias, gamma, beta, mean, variance) in zip(stages, tensors, strict=True):
         x = fallback.convolve(x, weight, bias, stage.stride, stage.padding, stage.dilation, stage.groups)
         statistics = x.new_empty(0), x.new_empty(0)
@@ -173,7 +178,7 @@ class _Chain(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> Tensor:
         image, home = dense(x), backend.passes(x)
-        operand = Operand(image)
+        operand = activated(image, stages[0].ahead)
         outputs: list[Tensor | None] = []
         numbers, by_stage = [], _by_stage(flat)
         # What is rounded is kept: a filter that takes differences of rounded values is off by more than they.

@@ -1,13 +1,14 @@
 """Which parts of Dynamo's graph are chains: convolutions with what follows them, one after another.
 
 A stage is [pad] → convolution → [batch-norm] → [activation]; a chain is stages of which each takes the one
-before it as its image, and perhaps the addition of a residual. Every value inside has exactly one user.
+before it as its image, perhaps an activation ahead of the first, and perhaps the addition of a residual.
+Every value inside has exactly one user.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +88,8 @@ def find(graph: Graph) -> Found:
         if convolution in taken:
             continue
         chain = _follow(link, links, order)
+        if order.between(led := _led(chain, taken)) == "":
+            chain = led
         if user := _addition(chain, taken):
             longer = Chain(chain.links, *user)
             chain = chain if order.between(longer) else longer
@@ -209,6 +212,32 @@ def _follow(link: Link, links: dict[Node, Link], order: _Order) -> Chain:
         if order.between(longer):
             return chain
         chain = longer
+
+
+def _led(chain: Chain, taken: set[Node]) -> Chain:
+    """The chain with the activation that stands ahead of it, where the kernels read through that."""
+    first, *others = chain.links
+    call = read(first.x) if isinstance(first.x, Node) and first.x not in taken else None
+    name = activation(call) if call is not None else None
+    if call is None or name is None or sole_user(first.x) is not first.nodes[0] or writes(first.x):
+        return chain
+    x, image = call.given["input"], traced(call.given["input"])
+    if first.stage.kind == "standard" or image is None or image.device.type != "cpu" or not _stays(x):
+        return chain
+    stage, nodes = replace(first.stage, ahead=name), (first.x, *first.nodes)
+    return Chain((replace(first, stage=stage, x=x, nodes=nodes), *others))
+
+
+def _stays(value: Node) -> bool:
+    """Whether nobody writes into a value once it is there: it can be kept for the backward pass."""
+    calls = [read(user) for user in value.users]
+    if value.op == "placeholder" or writes(value) or not all(calls):
+        return False  # a caller's, another's by a second name, or the image of what is not known
+    return not any(
+        writes(user) and call.given["input"] is value
+        for user, call in zip(value.users, calls, strict=True)
+        if call is not None
+    )
 
 
 def _addition(chain: Chain, taken: set[Node]) -> tuple[Node, Node] | None:

@@ -22,6 +22,7 @@ def run(
 
     `tensors` are those of `chain.run`. Raises what PyTorch raises: ValueError for one value per channel.
     """
+    x = ACTIVATIONS[stages[0].ahead](x)
     for stage, (weight, bias, gamma, beta, mean, variance), momentum in zip(
         stages, tensors, momenta, strict=True
     ):

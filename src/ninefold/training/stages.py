@@ -30,3 +30,5 @@ class Stage:
     groups: int
     normalisation: Normalisation | None
     activation: str | None  # the names of ninefold.ops
+    # On a CPU, of a chain's first stage if that is depthwise or pointwise: one that stands ahead of it.
+    ahead: str | None = None
