@@ -158,6 +158,11 @@ public:
     void panels(const float* image, int64_t image_stride, int64_t pixels, const float* residual, Result out,
                 int first, int last, const float* weights = nullptr) const;
 
+    // One of `parts` equal shares of all panels, on one thread. A share may begin and end within a panel, at
+    // a tile of pixels: of five panels two threads would have two and three.
+    void share(const float* image, int64_t image_stride, int64_t pixels, const float* residual, Result out,
+               int64_t part, int64_t parts, const float* weights = nullptr) const;
+
     int64_t in_channels() const { return in_channels_; }
     int64_t out_channels() const { return out_channels_; }
     const Kernels& kernels() const { return kernels_; }

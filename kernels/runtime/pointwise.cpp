@@ -104,6 +104,46 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
     }
 }
 
+void Pointwise::share(const float* image, int64_t image_stride, int64_t pixels, const float* residual,
+                      Result out, int64_t part, int64_t parts, const float* weights) const {
+    const int64_t all = packed_ / in_channels_; // channels, padded
+    struct Place {
+        int panel;
+        int64_t pixel;
+    };
+    const auto place = [&](int64_t share) -> Place {
+        int64_t before = share * all / parts;
+        int b = 0;
+        while (b < panel_count() && before >= blocks_[b].panel->width)
+            before -= blocks_[b++].panel->width;
+        if (before == 0) return {b, 0};
+        const PointwisePanel& panel = *blocks_[b].panel;
+        const std::vector<int> counts = panel.counts(pixels);
+        int64_t pixel = 0, least = pixels;
+        for (size_t t = 0, seen = 0; t < counts.size(); t++)
+            for (int n = 0; n < counts[t]; n++) {
+                seen += panel.tiles[t].pixels;
+                const int64_t off = std::abs(int64_t(seen) - before * pixels / panel.width);
+                if (off < least) least = off, pixel = int64_t(seen);
+            }
+        return pixel == pixels ? Place{b + 1, 0} : Place{b, pixel};
+    };
+    const auto some = [&](int64_t p, int64_t until, int first, int last) {
+        if (p < until && first < last)
+            panels(image + p * image_stride, image_stride, until - p,
+                   residual ? residual + p * out_channels_ : nullptr, {out.data + p * out.stride, out.stride},
+                   first, last, weights);
+    };
+    const Place from = place(part), to = place(part + 1);
+    if (from.panel == to.panel) {
+        some(from.pixel, to.pixel, from.panel, from.panel + 1);
+        return;
+    }
+    if (from.pixel > 0) some(from.pixel, pixels, from.panel, from.panel + 1);
+    some(0, pixels, from.panel + (from.pixel > 0), to.panel);
+    some(0, to.pixel, to.panel, to.panel + 1);
+}
+
 // The packed weights times the gate. Multiplying the weights is the same as multiplying the image, and for
 // most layers behind a squeeze-and-excitation they are fewer.
 void Pointwise::gated(const float* gate, float* gated) const {
@@ -155,9 +195,8 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
             block = copy;
             stride = apart;
         }
-        panels(block, stride, n, residual ? residual + p * out_channels_ : nullptr,
-               {out.data + p * out.stride, out.stride}, int(part * count / parts),
-               int((part + 1) * count / parts), weights);
+        share(block, stride, n, residual ? residual + p * out_channels_ : nullptr,
+              {out.data + p * out.stride, out.stride}, part, parts, weights);
     });
 }
 

@@ -75,9 +75,8 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
             });
             const int64_t first = n * height * width * outputs;
             parallel_for(threads, threads, [&](int64_t part) {
-                pointwise_.panels(filtered, apart, height * width, residual ? residual + first : nullptr,
-                                  {out + first, outputs}, int(part * count / threads),
-                                  int((part + 1) * count / threads));
+                pointwise_.share(filtered, apart, height * width, residual ? residual + first : nullptr,
+                                 {out + first, outputs}, part, threads);
             });
         }
         return;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ninefold import ops, reference
 
@@ -52,3 +53,21 @@ def test_the_residual_is_left_as_it_was(isa, layout, integers):
     before = residual.clone()
     ops.pointwise_conv2d(x.to(memory_format=layout), weight, residual=residual)
     assert residual.equal(before)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("outputs", [33, 96, 160, 216])
+@pytest.mark.parametrize("side", [1, 5, 7])
+def test_threads_that_share_a_panel_give_the_same_bits(isa, reals, count, outputs, side):
+    """Of five panels each of two threads has two and a half: one has the last one's first pixels."""
+    x, weight, added = reals(1, 40, side, side), reals(outputs, 40, 1, 1), reals(1, outputs, side, side)
+    found, before = [], torch.get_num_threads()
+    for threads in (1, count):
+        torch.set_num_threads(threads)
+        try:
+            found.append(ops.pointwise_conv2d(x, weight, activation="relu6", residual=added))
+            found.append(ops.pointwise_conv2d(x, weight, activation="silu", residual=added))
+        finally:
+            torch.set_num_threads(before)
+    for alone, shared in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(shared, alone, rtol=0, atol=1e-4 if isa == "fallback" else 0)
