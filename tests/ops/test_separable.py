@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ninefold import ops, reference
 
@@ -66,3 +67,17 @@ def test_random_reals_are_as_near_as_two_sums_allow(isa, threads, reals):
     magnitudes = reference.separable_conv2d(x.abs(), depthwise.abs(), pointwise.abs(), padding=1)
     got = ops.separable_conv2d(x, depthwise, pointwise, padding=1).numpy()
     assert (abs(got - want) <= (9 + 96) * 2.0**-24 * magnitudes).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (7, 7), (19, 19), (9, 13), (33, 2), (2, 33)], ids=str)
+def test_threads_that_share_a_row_agree_with_one(isa, reals, count, size):
+    x, depthwise, pointwise = reals(1, 300, *size), reals(300, 1, 3, 3), reals(40, 300, 1, 1)
+    residual, found, before = reals(1, 40, *size), [], torch.get_num_threads()
+    for threads in (1, count):
+        torch.set_num_threads(threads)
+        try:
+            found.append(ops.separable_conv2d(x, depthwise, pointwise, padding=1, residual=residual))
+        finally:
+            torch.set_num_threads(before)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-4)
