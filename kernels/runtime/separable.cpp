@@ -115,10 +115,10 @@ void Separable::run(const Image& image, Padding padding, const float* residual, 
     // A band takes half the cache, the rest is for its input and a panel of weights. Where the weights are
     // few, so that reading them once more for each band costs nothing, its input and its output twice (what
     // was just written, and what is asked for) have room beside it, too: MobileNetV1 on two threads took 0.97
-    // of its time beside busy neighbours, 0.995 without; with many weights Xception-41 took 1.01. While a band
-    // is combined, the rows that the next one filters, and the memory it writes, come into the cache: 128→128
-    // at 150×150 took 7.2 instead of 8.2 ms, xception41 0.978 of its time; images that stay in the third cache
-    // gain nothing.
+    // of its time beside busy neighbours, 0.995 without; with many weights Xception-41 took 1.01. While a
+    // band is combined, the rows that the next one filters, and the memory it writes, come into the cache:
+    // 128→128 at 150×150 took 7.2 instead of 8.2 ms, xception41 0.978 of its time; images that stay in the
+    // third cache gain nothing.
     const int64_t cache = second_level_cache(), floats = cache / int64_t(sizeof(float));
     const int64_t around = window.stride_h * image.width * image.channels + 2 * width * outputs;
     const bool few = pointwise_.weight_bytes() <= cache / 4;
