@@ -20,6 +20,31 @@ void in_parts(int threads, int64_t tasks, Body&& body) {
                  [&](int64_t part) { body(part, Range{part * tasks / count, (part + 1) * tasks / count}); });
 }
 
+// An image's pixels in tiles, of which threads get equally many, and a thread's share of them in equal bands
+// of at most `step` pixels: of 1024 pixels in bands of 96 two threads had 480 and 544, and xception41's
+// middle layers took 1.06 times as long.
+class Tiles {
+public:
+    static constexpr int64_t tile = 12; // a whole number of every instruction set's micro-tiles
+
+    Tiles(int64_t pixels, int64_t step) : pixels_(pixels), step_(step) {}
+    int64_t count() const { return (pixels_ + tile - 1) / tile; }
+
+    // Calls body(pixels of a band, pixels of the next one) for each band of a share of the tiles.
+    template <class Body>
+    void in_bands(Range share, Body&& body) const {
+        const int64_t bands = (share.size() * tile + step_ - 1) / step_;
+        const auto edge = [&](int64_t b) {
+            return std::min((share.first + std::min(b, bands) * share.size() / bands) * tile, pixels_);
+        };
+        for (int64_t b = 0; b < bands; b++)
+            body(Range{edge(b), edge(b + 1)}, Range{edge(b + 1), edge(b + 2)});
+    }
+
+private:
+    int64_t pixels_, step_;
+};
+
 // Calls body(pixel, width, height) over `count` dense pixels as little rows: a kernel passes one row for some
 // channels, then for the next, and a row stays in the first cache.
 template <class Body>

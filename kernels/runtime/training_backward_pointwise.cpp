@@ -97,22 +97,20 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
     // outgrows the cache comes and goes once a band, so bands are larger there: 1536→2048 at 4×4 took 50 ms,
     // and 47.
     const int64_t room = second_level_cache() / 4 / int64_t(sizeof(float));
-    const int64_t fair = (pixels + threads - 1) / threads;
     const int64_t least = matrix.rows * matrix.width > 16 * room ? 264 : 96;
-    const int64_t step = std::min(
-        std::clamp<int64_t>(room / (2 * image_apart + gradient_apart + outputs), least, 1536) / 12 * 12,
-        fair);
+    const Tiles tiles(pixels,
+                      std::clamp<int64_t>(room / (2 * image_apart + gradient_apart + outputs), least, 1536));
     std::vector<Gathered> found(threads);
     const int64_t numbers = wanted.weight ? threads * matrix.rows * matrix.width : 0;
     const Floats matrices = numbers < 1 << 18 ? allocate(numbers) : allocate_image(numbers);
-    in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
+    in_parts(threads, tiles.count(), [&](int64_t part, Range share) {
         Gathered& gathered = found[part];
         float* sum = matrices.get() + part * matrix.rows * matrix.width;
         if (wanted.weight) std::fill_n(sum, matrix.rows * matrix.width, 0.0f);
         if (wanted.sums) gathered.sums.resize(2 * inputs);
-        for (int64_t band = bands.first; band < bands.last; band++) {
-            const int64_t first = band * step, count = std::min(step, pixels - first), after = first + count;
-            const int64_t next = band + 1 < bands.last ? std::min(step, pixels - after) : 0;
+        tiles.in_bands(share, [&](Range band, Range following) {
+            const int64_t first = band.first, count = band.size();
+            const int64_t after = following.first, next = following.size();
             const float* turned = dz.data() + first * outputs;
             int64_t turned_apart = outputs;
             const bool turns = !dz.plain() || gradient_apart != outputs;
@@ -145,17 +143,17 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                 else
                     matrix.add(read, read_apart, turned, turned_apart, count, sum);
             }
-            if (!wanted.input) continue;
+            if (!wanted.input) return;
             // A plain gradient has no z: its image may be anything.
             const Ahead ahead({dz.z().data + after * outputs, dz.plain() ? 0 : next * outputs},
                               {wanted.input + after * inputs, next * inputs}, back.steps(count));
             back.panels(turned, turned_apart, count, nullptr, {wanted.input + first * inputs, inputs}, 0,
                         back.panel_count());
             finish(x, wanted, first, count, gathered);
-        }
+        });
     });
     if (wanted.weight) {
-        const int64_t filled = std::max<int64_t>(1, std::min<int64_t>(threads, (pixels + step - 1) / step));
+        const int64_t filled = std::max<int64_t>(1, std::min<int64_t>(threads, tiles.count()));
         parallel_for(matrix.rows * matrix.width > 32768 ? threads : 1, outputs, [&](int64_t n) {
             float* row = wanted.weight + n * inputs;
             for (int64_t part = 0; part < filled; part++) {

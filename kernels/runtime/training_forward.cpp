@@ -59,14 +59,13 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
     // Half the cache for the band and what comes of it; the other for those of the next band, asked for
     // early.
     const int64_t apart = spread(inputs), room = second_level_cache() / 4 / int64_t(sizeof(float));
-    const int64_t fair = (pixels + threads - 1) / threads;
-    const int64_t step = std::min(std::clamp<int64_t>(room / (apart + outputs), 96, 1536) / 12 * 12, fair);
+    const Tiles tiles(pixels, std::clamp<int64_t>(room / (apart + outputs), 96, 1536));
     expect_writes(out, pixels * outputs);
     const Kernels& kernels = current_for(outputs);
     std::vector<Moments> found(threads, Moments(outputs));
-    in_parts(threads, (pixels + step - 1) / step, [&](int64_t part, Range bands) {
-        for (int64_t band = bands.first; band < bands.last; band++) {
-            const int64_t first = band * step, count = std::min(step, pixels - first);
+    in_parts(threads, tiles.count(), [&](int64_t part, Range share) {
+        tiles.in_bands(share, [&](Range band, Range next) {
+            const int64_t first = band.first, count = band.size();
             float* target = out + first * outputs;
             const float* read = x.z().data + first * inputs;
             int64_t between = inputs;
@@ -80,13 +79,12 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
                 between = apart;
             }
             {
-                const int64_t next = band + 1 < bands.last ? std::min(step, pixels - first - count) : 0;
-                const Ahead ahead({x.z().data + (first + count) * inputs, next * inputs},
-                                  {target + count * outputs, next * outputs}, layer.steps(count));
+                const Ahead ahead({x.z().data + next.first * inputs, next.size() * inputs},
+                                  {out + next.first * outputs, next.size() * outputs}, layer.steps(count));
                 layer.panels(read, between, count, nullptr, {target, outputs}, 0, layer.panel_count());
             }
             if (moments) found[part].add(kernels, target, count);
-        }
+        });
     });
     if (moments) gather(found, outputs, moments);
 }
