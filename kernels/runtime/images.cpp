@@ -25,9 +25,9 @@ size_t up(size_t bytes, size_t unit) {
 // One range of addresses, as long as the machine's memory. An image gets the first gap that it fits into, and
 // its own gap joins those beside it when it goes. Memory is there from the range's begin to an end that
 // moves.
-class Range {
+class Images {
 public:
-    Range() {
+    Images() {
         // Who limits addresses has none to spare for what may never be used.
         rlimit limit;
         if (!together || getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY) return;
@@ -50,7 +50,7 @@ public:
         if (gap == gaps_.end()) return nullptr;
         const auto [at, room] = *gap;
         if (at + bytes > end_) extend(up(at + bytes, growth));
-        images_.emplace(at, bytes);
+        used_.emplace(at, bytes);
         auto rest = gaps_.extract(gap);
         if (room > bytes) {
             rest.key() = at + bytes;
@@ -66,7 +66,7 @@ public:
     // Allocates nothing: this runs in destructors, which must not throw.
     void give(float* image) noexcept {
         std::lock_guard<std::mutex> guard(lock_);
-        auto node = images_.extract(size_t(reinterpret_cast<char*>(image) - first_));
+        auto node = used_.extract(size_t(reinterpret_cast<char*>(image) - first_));
         const auto next = gaps_.upper_bound(node.key());
         if (next != gaps_.end() && node.key() + node.mapped() == next->first) {
             node.mapped() += next->second;
@@ -94,7 +94,7 @@ public:
 
 private:
     // Where the last image ends.
-    size_t last() const { return images_.empty() ? 0 : images_.rbegin()->first + images_.rbegin()->second; }
+    size_t last() const { return used_.empty() ? 0 : used_.rbegin()->first + used_.rbegin()->second; }
 
     void extend(size_t end) {
         if (mprotect(first_ + end_, end - end_, PROT_READ | PROT_WRITE)) throw std::bad_alloc();
@@ -122,27 +122,27 @@ private:
 
     std::mutex lock_;
     char* first_ = nullptr;
-    std::map<size_t, size_t> gaps_, images_; // bytes by place
+    std::map<size_t, size_t> gaps_, used_; // bytes by place
     size_t end_ = 0;
     size_t highest_ = 0, taken_ = 0; // the furthest end, and all bytes, since `forget`
 };
 
 // Never destroyed: images may outlive the extension's own end.
-Range& range() {
-    static Range* const images = new Range;
-    return *images;
+Images& images() {
+    static Images* const all = new Images;
+    return *all;
 }
 
 } // namespace
 
 Floats allocate_image(size_t count) {
-    float* const image = range().take(count * sizeof(float));
+    float* const image = images().take(count * sizeof(float));
     if (!image) return allocate_kept(count);
-    return Floats(image, [](float* p) { range().give(p); });
+    return Floats(image, [](float* p) { images().give(p); });
 }
 
 void release_images() {
-    range().release();
+    images().release();
 }
 
 } // namespace ninefold
