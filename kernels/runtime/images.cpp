@@ -89,7 +89,8 @@ public:
         shorten(last());
         for (const auto& [at, room] : gaps_)
             if (at < end_) madvise(first_ + at, std::min(room, end_ - at), MADV_DONTNEED);
-        taken_ = highest_ = 0;
+        highest_ = last(); // of those that are held: `forget` must not come below them
+        taken_ = 0;
     }
 
 private:

@@ -111,6 +111,16 @@ def test_what_is_not_reached_for_a_while_goes() -> None:
     assert not marked(*large)
 
 
+def test_an_image_that_is_held_while_others_are_released_stays() -> None:
+    below = passes._image(16, 8, 1024, 640)
+    held = passes._image(*SHAPE).fill_(5)
+    del below
+    passes.release_images()
+    for _ in range(16 * 100):  # more than sixteen times all that is there, none of it beyond the held one
+        passes._image(2, 8, 1024, 64)
+    assert bool((held == 5).all())
+
+
 def test_images_of_several_threads_are_each_threads_own() -> None:
     def work(number: int) -> bool:
         random = torch.Generator().manual_seed(number)

@@ -202,6 +202,14 @@ def written_by_another_name(net, x):
     return y + x
 
 
+def written_by_what_it_is_a_view_of(net, x):
+    whole = x * 2
+    part = whole.view_as(x)
+    y = net.block(F.relu(part))
+    whole.mul_(3)
+    return y + whole
+
+
 def written_between_the_two(net, x):
     x = x * 2
     y = F.relu(x)
@@ -223,6 +231,7 @@ AHEAD = {
     activation_of_an_input: [None],
     written_behind_the_activation: [None],
     written_by_another_name: [None],
+    written_by_what_it_is_a_view_of: [None],
     written_between_the_two: [None],
     returned_behind_the_activation: [None, None],
 }

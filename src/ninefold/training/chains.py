@@ -231,8 +231,8 @@ def _led(chain: Chain, taken: set[Node]) -> Chain:
 def _stays(value: Node) -> bool:
     """Whether nobody writes into a value once it is there: it can be kept for the backward pass."""
     calls = [read(user) for user in value.users]
-    if value.op == "placeholder" or writes(value) or not all(calls):
-        return False  # a caller's, another's by a second name, or the image of what is not known
+    if read(value) is None or writes(value) or not all(calls):
+        return False  # a caller's, another's by a second name, or seen by what is not known
     return not any(
         writes(user) and call.given["input"] is value
         for user, call in zip(value.users, calls, strict=True)
