@@ -60,8 +60,8 @@ class Case:
 def load(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
     """The network called so, and an input for it; `layer:standard 32 64 112 1` is one layer.
 
-    A layer is standard or separable (depthwise → ReLU6 → pointwise), 3×3 with padding 1, and has input
-    channels, output channels, input size and stride.
+    A layer is standard, direct (the same, for who may choose) or separable (depthwise → ReLU6 → pointwise),
+    3×3 with padding 1, and has input channels, output channels, input size and stride.
     """
     import torch
 

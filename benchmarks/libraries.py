@@ -35,6 +35,7 @@ class Library:
     needs: tuple[str, ...] = ()
     file: str = ""
     convert: Convert | None = None
+    fewer: bool = False  # a standard convolution takes fewer multiplications than it has (Winograd's)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -93,12 +94,13 @@ def _ninefold(case: Case, threads: int) -> Run:
     from ninefold.inference import for_inference
 
     model, x = _torch(case, threads, channels_last=True)
-    fast = _packed(model) if case.network.startswith("layer:") else for_inference(model, (x,))
+    kind, _, form = case.network.partition(":")
+    fast = _packed(model, form.split()[0]) if kind == "layer" else for_inference(model, (x,))
     return lambda: fast(x)
 
 
-def _packed(layer: Any) -> torch.nn.Module:
-    """A layer of `cases.load` as `for_inference` runs it inside a network."""
+def _packed(layer: Any, form: str) -> torch.nn.Module:
+    """A layer of `cases.load` as `for_inference` runs it; a direct one with all its multiplications."""
     from ninefold.ops import packed
 
     if not hasattr(layer, "weight"):
@@ -107,7 +109,8 @@ def _packed(layer: Any) -> torch.nn.Module:
         return packed.Separable(
             *weights, stride=first.stride, padding=(1, 1, 1, 1), depthwise_activation="relu6"
         )
-    return packed.Conv2d(layer.weight, layer.bias, stride=layer.stride, padding=(1, 1, 1, 1))
+    options = {"stride": layer.stride, "padding": (1, 1, 1, 1), "winograd": form != "direct"}
+    return packed.Conv2d(layer.weight, layer.bias, **options)
 
 
 def _to_onnx(model: torch.nn.Module, x: np.ndarray, path: Path) -> None:
@@ -204,7 +207,7 @@ def _ncnn(case: Case, threads: int) -> Run:
             status, out = extractor.extract("out0")
             if status != 0:
                 raise RuntimeError(f"ncnn returned {status}")
-            rows.append(np.array(out).reshape(-1))
+            rows.append(np.array(out))
         return np.stack(rows)
 
     return run
@@ -270,6 +273,7 @@ LIBRARIES: dict[str, Library] = {
             ("pnnx",),
             "ncnn.param",
             _to_ncnn,
+            fewer=True,
         ),
         Library(
             "ExecuTorch",
@@ -280,7 +284,7 @@ LIBRARIES: dict[str, Library] = {
             "network.pte",
             _to_executorch,
         ),
-        Library(NINEFOLD, "ninefold", "for_inference, channels-last", _ninefold),
+        Library(NINEFOLD, "ninefold", "for_inference, channels-last", _ninefold, fewer=True),
     )
 }
 

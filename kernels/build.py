@@ -39,6 +39,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     import normalisation
     import pointwise
     import pooling
+    import winograd
 
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
@@ -59,6 +60,9 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     for width, heights in isa.conv2d_tiles.items():
         for columns in heights:
             made[f"conv2d_{columns}x{width}"] = lambda isa, w=width, n=columns: conv2d.conv2d(isa, w, n)
+    for stride in winograd.SCHEMES:
+        made[f"winograd_before_s{stride}"] = lambda isa, s=stride: winograd.before(isa, s)
+        made[f"winograd_after_s{stride}"] = lambda isa, s=stride: winograd.after(isa, s)
     for name in activations.EPILOGUES:
         made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
     made["epilogue_add"] = epilogue.add
@@ -162,6 +166,8 @@ def _c_type(kernel: str) -> str:
     kinds = {
         "conv2d": "Conv2dKernel",
         "pointwise": "PointwiseKernel",
+        "winograd_before": "BeforeKernel",
+        "winograd_after": "AfterKernel",
         "epilogue_add": "AddKernel",
         "epilogue_clip": "ClipKernel",
         "pooling_mean": "MeanKernel",
@@ -194,6 +200,7 @@ def _table_row(isa: InstructionSet) -> str:
     import depthwise
     import gradient
     import limits
+    import winograd
 
     def symbol(kernel: str) -> str:
         return f"ninefold_{isa.name}_{kernel}"
@@ -215,6 +222,11 @@ def _table_row(isa: InstructionSet) -> str:
             for width, heights in sorted(tiles.items())
         )
 
+    transforms = ", ".join(
+        f"{{{s}, {len(scheme.results)}, {{{', '.join(map(str, scheme.groups))}}}, "
+        f"{symbol(f'winograd_before_s{s}')}, {symbol(f'winograd_after_s{s}')}}}"
+        for s, scheme in winograd.SCHEMES.items()
+    )
     epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
     slopes = ", ".join(f'"{name}"' for name in activations.SLOPES)
     sizes = ", ".join(f"{{{k}, {symbol(f'gradient_weight_{k}')}}}" for k in gradient.SIZES)
@@ -233,6 +245,7 @@ def _table_row(isa: InstructionSet) -> str:
      {anywhere},
      {{{panels("pointwise", isa.tiles)}}},
      {{{panels("conv2d", isa.conv2d_tiles)}}},
+     {{{transforms}}},
      {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("pooling_largest")}, {symbol("pooling_average")},

@@ -34,7 +34,9 @@ void run_by_rows(const Operation& first, const Operation& second, const Image& i
     // Half the cache, with as much of what the second step makes inside.
     const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float)),
                   inside = result.width * std::max(between.channels, result.channels);
-    const int64_t step = std::max<int64_t>(2, (room - reach * line) / (stride * line + inside));
+    // In fours, which are whole tiles of a convolution with fewer multiplications.
+    const int64_t most = std::max<int64_t>(2, (room - reach * line) / (stride * line + inside)),
+                  step = most < 4 ? most : most / 4 * 4;
     parallel_for(threads, image.batch * threads, [&](int64_t task) {
         const int64_t n = task / threads, part = task % threads;
         const Range y{part * result.height / threads, (part + 1) * result.height / threads};

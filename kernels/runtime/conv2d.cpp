@@ -25,13 +25,15 @@ void fetch(const float* first, int64_t count) {
 } // namespace
 
 Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
-               Window window, const std::string& activation, int threads)
+               Window window, const std::string& activation, int threads, bool winograd)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels), groups_(groups),
       window_(window), activation_(kernels_, activation) {
     if (window.kernel_h == 1 && window.kernel_w == 1 && groups == 1) {
         pointwise_.emplace(weight, bias, in_channels, out_channels, activation, threads);
         return;
     }
+    if (winograd && groups == 1 && Winograd::takes(window, in_channels, out_channels))
+        winograd_.emplace(weight, bias, in_channels, out_channels, window, activation, threads);
     const int64_t inputs = in_channels / groups, outputs = out_channels / groups;
     const int64_t kh = window.kernel_h, kw = window.kernel_w, taps = kh * kw * inputs;
     const bool one_run = groups == 1 && window.dilation_w == 1;
@@ -219,6 +221,10 @@ void Conv2d::sampled(const Image& image, int64_t n, Padding padding, Range y, fl
 void Conv2d::run(const Image& image, Padding padding, float* out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding),
                   width = window_.output_width(image.width, padding);
+    if (winograd_ && winograd_->pays(height, width)) {
+        winograd_->run(image, padding, out, threads);
+        return;
+    }
     // A band that stays in the cache: of the result, or of what is laid side by side for it.
     const int64_t numbers = width * (pointwise_ ? in_channels_ : out_channels_);
     const int64_t bands = even_parts(image.batch, height, std::max<int64_t>(1, 65536 / numbers), threads);

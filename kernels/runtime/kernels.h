@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ using PointwiseKernel = int(B image, B weight, B bias, B residual, bool add_resi
                             B out);
 using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t left, int32_t hop,
                          int32_t stride_y, int32_t top, int32_t dilation_y, float low, float high, B out);
+using BeforeKernel = int(B image, B out);
+using AfterKernel = int(B sums, B bias, float low, float high, B out);
 using EpilogueKernel = int(B image, B out);
 using AddKernel = int(B image, B residual, B out);
 using ClipKernel = int(B image, float low, float high, B out);
@@ -96,6 +99,17 @@ struct Panel {
 using PointwisePanel = Panel<PointwiseKernel>;
 using Conv2dPanel = Panel<Conv2dKernel>; // its tile of one pixel may lie anywhere
 
+// A 3×3 convolution with fewer multiplications, one dimension of it: see kernels/winograd.py.
+struct Scheme {
+    int stride, results;     // of a tile
+    std::vector<int> groups; // how many products go into each sum
+    BeforeKernel* before;
+    AfterKernel* after;
+
+    int sums() const { return int(groups.size()); }
+    int products() const { return std::accumulate(groups.begin(), groups.end(), 0); }
+};
+
 struct Epilogue {
     std::string activation;
     EpilogueKernel* run;
@@ -133,6 +147,7 @@ struct Kernels {
         *depthwise_scalar;
     std::vector<PointwisePanel> pointwise; // narrowest first
     std::vector<Conv2dPanel> conv2d;
+    std::vector<Scheme> schemes;
     std::vector<Epilogue> epilogues;
     AddKernel* add;
     ClipKernel* clip;

