@@ -70,16 +70,20 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
     });
 }
 
+// The rows of the image that the output rows y read, as far as there are any.
+Range Conv2d::seen(const Image& image, Padding padding, Range y) const {
+    const int64_t reach = int64_t(window_.dilation_h) * (window_.kernel_h - 1) + 1;
+    const int64_t above = y.first * window_.stride_h - padding.top;
+    const int64_t below = (y.last - 1) * window_.stride_h - padding.top + reach;
+    return {std::clamp<int64_t>(above, 0, image.height), std::clamp<int64_t>(below, 0, image.height)};
+}
+
 // What the output columns x of the rows y read, with zeros where that is beside the image: tiles of several
 // columns then serve at the border too. One column at a time, the three that 12 leave of 111, and the one at
 // the border, were a tenth of a network's first layer.
 Conv2d::Plane Conv2d::strip(const Image& image, int64_t n, Padding padding, Range x, Range y,
                             float* memory) const {
-    const int64_t reach = int64_t(window_.dilation_h) * (window_.kernel_h - 1) + 1;
-    const int64_t above = y.first * window_.stride_h - padding.top;
-    const int64_t below = (y.last - 1) * window_.stride_h - padding.top + reach;
-    const Range seen{std::clamp<int64_t>(above, 0, image.height),
-                     std::clamp<int64_t>(below, 0, image.height)};
+    const Range rows = seen(image, padding, y);
     const int64_t first = x.first * window_.stride_w - padding.left;
     const int64_t wide =
         (x.size() - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1;
@@ -88,15 +92,15 @@ Conv2d::Plane Conv2d::strip(const Image& image, int64_t n, Padding padding, Rang
                        std::clamp<int64_t>(image.width - first, 0, wide)};
     const int64_t c = image.channels;
     float* to = memory;
-    for (int64_t row = seen.first; row < seen.last; row++, to += wide * c) {
+    for (int64_t row = rows.first; row < rows.last; row++, to += wide * c) {
         std::fill_n(to, inside.first * c, 0.0f);
         std::copy_n(image.row(n, row) + (first + inside.first) * c, inside.size() * c, to + inside.first * c);
         std::fill(to + inside.last * c, to + wide * c, 0.0f);
     }
     // A band whose taps all lie above or below the image sees a row of zeros: a kernel refuses none.
-    if (seen.size() == 0) std::fill_n(memory, wide * c, 0.0f);
-    return {memory, std::max<int64_t>(1, seen.size()), wide * c, int32_t(x.first * window_.stride_w * c),
-            int32_t(padding.top + seen.first)};
+    if (rows.size() == 0) std::fill_n(memory, wide * c, 0.0f);
+    return {memory, std::max<int64_t>(1, rows.size()), wide * c, int32_t(x.first * window_.stride_w * c),
+            int32_t(padding.top + rows.first)};
 }
 
 // How many columns at the left and at the right border to compute from strips: whole tiles of one height, the
@@ -136,12 +140,10 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float
         return rows_seen * image.channels *
                ((columns - 1) * window_.stride_w + int64_t(window_.dilation_w) * (window_.kernel_w - 1) + 1);
     };
-    const int64_t above = y.first * window_.stride_h - padding.top;
-    const Range seen{std::clamp<int64_t>(above, 0, image.height),
-                     std::clamp<int64_t>(above + rows_seen, 0, image.height)};
-    const int64_t fetched = seen.size() * image.width * image.channels;
+    const Range read = seen(image, padding, y);
+    const int64_t fetched = read.size() * image.width * image.channels;
     if (fetched * int64_t(sizeof(float)) <= second_level_cache() / 4)
-        fetch(image.row(n, seen.first), fetched);
+        fetch(image.row(n, read.first), fetched);
     const Scratch beside_left(l ? room(l) : 0), beside_right(r ? room(r) : 0);
     const Plane at_left = l ? strip(image, n, padding, left, y, beside_left) : whole;
     const Plane at_right = r ? strip(image, n, padding, right, y, beside_right) : whole;

@@ -18,10 +18,6 @@ namespace {
 constexpr size_t grain = 4096;              // images begin and end at pages
 constexpr size_t growth = size_t(32) << 20; // whole large pages
 
-size_t up(size_t bytes, size_t unit) {
-    return (bytes + unit - 1) / unit * unit;
-}
-
 // One range of addresses, as long as the machine's memory. An image gets the first gap that it fits into, and
 // its own gap joins those beside it when it goes. Memory is there from the range's begin to an end that
 // moves.
@@ -33,23 +29,23 @@ public:
         if (!together || getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY) return;
         const long count = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
         if (count <= 0 || size <= 0) return;
-        const size_t bytes = up(size_t(count) * size_t(size), growth);
+        const size_t bytes = whole(size_t(count) * size_t(size), growth);
         void* p =
             mmap(nullptr, bytes + growth, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) return;
-        first_ = reinterpret_cast<char*>(up(reinterpret_cast<uintptr_t>(p), growth));
+        first_ = reinterpret_cast<char*>(whole(reinterpret_cast<uintptr_t>(p), growth));
         gaps_.emplace(0, bytes);
     }
 
     // Nullptr where there is no gap for it; throws std::bad_alloc.
     float* take(size_t bytes) {
-        bytes = up(std::max<size_t>(bytes, 1), grain);
+        bytes = whole(std::max<size_t>(bytes, 1), grain);
         std::lock_guard<std::mutex> guard(lock_);
         const auto gap =
             std::find_if(gaps_.begin(), gaps_.end(), [&](const auto& g) { return g.second >= bytes; });
         if (gap == gaps_.end()) return nullptr;
         const auto [at, room] = *gap;
-        if (at + bytes > end_) extend(up(at + bytes, growth));
+        if (at + bytes > end_) extend(whole(at + bytes, growth));
         used_.emplace(at, bytes);
         auto rest = gaps_.extract(gap);
         if (room > bytes) {
@@ -107,7 +103,7 @@ private:
 
     // Mapped anew, so that a system that counts what is promised counts it no more.
     void shorten(size_t end) {
-        end = up(end, growth);
+        end = whole(end, growth);
         if (end >= end_) return;
         void* p = mmap(first_ + end, end_ - end, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -253,6 +253,7 @@ private:
     };
     void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+    Range seen(const Image& image, Padding padding, Range y) const;
     Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;
     std::pair<int64_t, int64_t> borders(int64_t width, Range inner) const;
 

@@ -17,10 +17,6 @@ constexpr size_t page = size_t(2) << 20;   // a large one
 constexpr size_t chunk = size_t(32) << 20; // of addresses; memory is taken as pages are touched
 thread_local bool lasting = false;
 
-size_t whole(size_t bytes, size_t unit) {
-    return (bytes + unit - 1) / unit * unit;
-}
-
 // Addresses that begin at a large page, so that the system can put large pages there.
 Floats pages(size_t bytes) {
     const size_t size = whole(bytes, page) + page;

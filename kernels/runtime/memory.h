@@ -8,6 +8,11 @@ namespace ninefold {
 
 using Floats = std::shared_ptr<float[]>;
 
+// The fewest whole units that hold so many bytes, or numbers, or reach an address: in those.
+inline size_t whole(size_t bytes, size_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
 #ifdef __SANITIZE_ADDRESS__
 constexpr bool together = false; // each array by itself, so that what is written past its end is seen
 #else

@@ -165,7 +165,9 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
     const bool by_panels =
         threads > 1 && count >= threads && (out_channels_ > pixels || pixels < 2 * threads * tallest);
     // A block of pixels stays in the second cache, and so does what becomes of it if it is looked at again.
-    const int64_t numbers = std::max(in_channels_, activation_.epilogue ? 2 * out_channels_ : 0);
+    // With half of that for the latter EfficientNet-B0 and MobileNetV3 took 1.006 times as long, with an
+    // eighth 1.02.
+    const int64_t numbers = std::max(in_channels_, activation_.epilogue ? out_channels_ : 0);
     const int64_t cached = std::max<int64_t>(tallest, 65536 / numbers / tallest * tallest);
     const int64_t units = (pixels + tallest - 1) / tallest; // whole tiles, but for the last
     const int64_t blocks = even_parts(1, units, cached / tallest, by_panels ? 1 : threads);
