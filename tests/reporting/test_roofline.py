@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -36,3 +37,12 @@ def test_no_point_lies_above_the_roof_it_is_under(report):
     roofs = [float(y) for y in re.findall(r'class="roof" d="M[\d.]+ ([\d.]+)H', svg)]
     circles = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', svg)]
     assert len(roofs) == 1 and circles and min(circles) > roofs[0]
+
+
+def test_fewer_multiplications_than_are_counted_lie_above_the_roof_and_in_the_drawing(report):
+    fast = replace(report.blocks[1], seconds=2 * report.blocks[1].multiplications / 350e9)
+    svg = str(roofline(replace(report, blocks=(report.blocks[0], fast)), width=1000, height=520, name="wide"))
+    roof = float(re.search(r'class="roof" d="M[\d.]+ ([\d.]+)H', svg)[1])
+    marks = svg[svg.index('class="points ninefold"') :]
+    heights = [float(y) for y in re.findall(r'<path d="M[\d.-]+ ([\d.-]+)l', marks)]
+    assert 0 < min(heights) < roof

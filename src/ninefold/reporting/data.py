@@ -119,7 +119,7 @@ class Examination:
 
     @property
     def limit_seconds(self) -> float:
-        """How long the multiplications take at peak arithmetic: nothing runs faster."""
+        """How long the multiplications take at peak arithmetic: who makes them all runs no faster."""
         return 2 * self.count.multiplications / self.machine.gflops / 1e9
 
     @property
