@@ -26,8 +26,8 @@ def limit(machine: Machine, multiplications: int, size: int) -> Limit:
     """The roofline: all multiplications at peak, or all `size` bytes once, whichever takes longer.
 
     The bytes come from the smallest memory that could hold them, which is kind to a layer whose data is
-    further away: a limit is what nothing beats that makes all multiplications. (Williams, Waterman, Patterson:
-    Roofline, 2009.)
+    further away: a limit is what nothing beats that makes all multiplications. (Williams, Waterman,
+    Patterson: Roofline, 2009.)
     """
     arithmetic = 2 * multiplications / machine.gflops / 1e9
     # A cache is measured with half of it; what comes last holds everything.
