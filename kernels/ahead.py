@@ -41,7 +41,7 @@ _HINTED = ("batchnorm_apply", "batchnorm_turn")
 # The kernels whose vectors are weights: all but the tiles of one pixel.
 _KERNELS = re.compile(r"(pointwise|conv2d)_(?!1x)\d+x\d+")
 # The kernels that ask for what their caller will want next.
-_STREAMING = re.compile(r"(gradient_)?pointwise_(?!1x)\d+x\d+|gradient_weight_\d")
+_STREAMING = re.compile(r"(gradient_)?pointwise_(?!1x)\d+x\d+|gradient_weight_\d|batchnorm_(sums|statistics)")
 _LABEL = re.compile(r"(\.L\w+):")
 _JUMP = re.compile(r"\s+j\w+\s+(\.L\w+)")
 _LOAD = re.compile(r"\s+vmovu?a?ps\s+(-?\d*)(\(%\w+(?:,%\w+)?(?:,\d)?\)), %[yz]mm")

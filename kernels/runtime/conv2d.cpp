@@ -127,7 +127,7 @@ std::pair<int64_t, int64_t> Conv2d::borders(int64_t width, Range inner) const {
     return best;
 }
 
-void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const {
+void Conv2d::in_tiles(const Image& image, int64_t n, Padding padding, Range y, float* out) const {
     const int64_t inputs = in_channels_ / groups_, count = y.size(), kh = window_.kernel_h;
     const int64_t width = window_.output_width(image.width, padding), taps = run_ * steps_ * kh;
     const Range inner = window_.inner_columns(image.width, padding);
@@ -220,6 +220,10 @@ void Conv2d::sampled(const Image& image, int64_t n, Padding padding, Range y, fl
                        pointwise_->panel_count());
 }
 
+void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const {
+    pointwise_ ? sampled(image, n, padding, y, out) : in_tiles(image, n, padding, y, out);
+}
+
 void Conv2d::run(const Image& image, Padding padding, float* out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding),
                   width = window_.output_width(image.width, padding);
@@ -233,8 +237,7 @@ void Conv2d::run(const Image& image, Padding padding, float* out, int threads) c
     parallel_for(threads, image.batch * bands, [&](int64_t task) {
         const int64_t n = task / bands, band = task % bands;
         const Range y{band * height / bands, (band + 1) * height / bands};
-        float* const first = out + (n * height + y.first) * width * out_channels_;
-        pointwise_ ? sampled(image, n, padding, y, first) : rows(image, n, padding, y, first);
+        rows(image, n, padding, y, out + (n * height + y.first) * width * out_channels_);
     });
 }
 

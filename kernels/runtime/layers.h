@@ -237,6 +237,9 @@ public:
     // out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, float* out, int threads) const;
 
+    // Output rows y of image n, dense, all multiplications made.
+    void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+
     int64_t out_channels() const { return out_channels_; }
     const Window& window() const { return window_; }
 
@@ -251,7 +254,7 @@ private:
         int64_t height, line;
         int32_t left, top;
     };
-    void rows(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+    void in_tiles(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Range seen(const Image& image, Padding padding, Range y) const;
     Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;

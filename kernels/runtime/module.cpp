@@ -1,46 +1,30 @@
 // The Python face of the kernels: raw addresses and shapes in, nothing of PyTorch.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <stdexcept>
-#include <tuple>
 
+#include "addresses.h"
 #include "buffer.h"
 #include "errors.h"
 #include "layers.h"
+#include "memory.h"
 #include "parallel.h"
 #include "plan.h"
-#include "training.h"
 #include "transpose.h"
 
 namespace nb = nanobind;
 using namespace ninefold;
 
+void bind_training(nb::module_& m); // module_training.cpp
+
 namespace {
-
-const float* read(uintptr_t address) {
-    return reinterpret_cast<const float*>(address);
-}
-float* written(uintptr_t address) {
-    return reinterpret_cast<float*>(address);
-}
-
-Image image(uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c) {
-    // To Halide a null image is a question about sizes: it would answer, and compute nothing.
-    if (!x) throw std::invalid_argument("`x` must be the address of an array, got null");
-    return {read(x), n, h, w, c};
-}
-
-using Sizes = std::tuple<int64_t, int64_t, int64_t, int64_t>; // batch, height, width, channels
 
 std::vector<Shape> shapes(const std::vector<Sizes>& sizes) {
     std::vector<Shape> found;
@@ -48,8 +32,6 @@ std::vector<Shape> shapes(const std::vector<Sizes>& sizes) {
         found.push_back({n, h, w, c});
     return found;
 }
-
-using Addresses = std::vector<uintptr_t>;
 
 std::vector<Image> images(const Addresses& x, const std::vector<Sizes>& sizes) {
     std::vector<Image> found;
@@ -99,110 +81,6 @@ std::vector<std::string> instruction_sets() {
     for (const Kernels* row : available())
         names.push_back(row->name);
     return names;
-}
-
-double* sums_at(uintptr_t address) {
-    return reinterpret_cast<double*>(address);
-}
-
-// Memory that is kept when nobody holds it any more, as an array for DLPack.
-nb::ndarray<float, nb::device::cpu> lent(std::array<int64_t, 4> shape, std::array<int64_t, 4> strides) {
-    std::array<size_t, 4> sizes;
-    std::copy(shape.begin(), shape.end(), sizes.begin());
-    auto memory = std::make_unique<Floats>(allocate_image(sizes[0] * sizes[1] * sizes[2] * sizes[3]));
-    nb::capsule owner(memory.get(), [](void* p) noexcept { delete static_cast<Floats*>(p); });
-    float* const first = memory.release()->get();
-    return nb::ndarray<float, nb::device::cpu>(first, 4, sizes.data(), owner, strides.data());
-}
-
-// Training's calls: images and gradients made of addresses, layers that are packed, what is wanted (0: not).
-void bind_training(nb::module_& m) {
-    nb::call_guard<nb::gil_scoped_release> unlocked;
-    nb::class_<Operand>(m, "Operand")
-        .def("__init__", [](Operand* self, uintptr_t z, int64_t n, int64_t h, int64_t w, int64_t c,
-                            uintptr_t numbers, const std::string& activation) {
-            new (self) Operand(image(z, n, h, w, c), read(numbers), activation);
-        });
-    nb::class_<Gradient>(m, "Gradient")
-        .def("__init__", [](Gradient* self, const Operand& operand, uintptr_t gradient, uintptr_t turn) {
-            if (!gradient)
-                throw std::invalid_argument("`gradient` must be the address of an array, got null");
-            new (self) Gradient(operand, read(gradient), read(turn));
-        });
-    m.def(
-        "train_depthwise",
-        [](const Depthwise& layer, const Operand& x, const Padding& padding, uintptr_t out, uintptr_t moments,
-           int threads) { train_forward(layer, x, padding, written(out), written(moments), threads); },
-        unlocked);
-    m.def(
-        "train_pointwise",
-        [](const Pointwise& layer, const Operand& x, uintptr_t out, uintptr_t moments, int threads) {
-            train_forward(layer, x, written(out), written(moments), threads);
-        },
-        unlocked);
-    m.def(
-        "train_depthwise_backward",
-        [](uintptr_t weight, const Window& window, const Padding& padding, const Gradient& dz,
-           const Operand& x, uintptr_t weight_gradient, uintptr_t input_gradient, uintptr_t sums,
-           int threads) {
-            train_backward(read(weight), window, padding, dz, x,
-                           {written(weight_gradient), written(input_gradient), sums_at(sums)}, threads);
-        },
-        unlocked);
-    m.def(
-        "train_pointwise_backward",
-        [](uintptr_t weight, const Gradient& dz, const Operand& x, uintptr_t weight_gradient,
-           uintptr_t input_gradient, uintptr_t sums, int threads) {
-            train_backward(read(weight), dz, x,
-                           {written(weight_gradient), written(input_gradient), sums_at(sums)}, threads);
-        },
-        unlocked);
-    m.def(
-        "train_apply",
-        [](const Operand& x, uintptr_t residual, uintptr_t out, int threads) {
-            train_apply(x, read(residual), written(out), threads);
-        },
-        unlocked);
-    m.def(
-        "train_moments",
-        [](uintptr_t z, int64_t n, int64_t h, int64_t w, int64_t c, uintptr_t moments, int threads) {
-            train_moments(image(z, n, h, w, c), written(moments), threads);
-        },
-        unlocked);
-    m.def(
-        "train_reduce",
-        [](const Gradient& gradient, uintptr_t out, uintptr_t sums, int threads) {
-            train_reduce(gradient, written(out), sums_at(sums), threads);
-        },
-        unlocked);
-    m.def(
-        "train_turn",
-        [](const Gradient& gradient, uintptr_t out, int threads) {
-            train_turn(gradient, written(out), threads);
-        },
-        unlocked);
-    m.def(
-        "image",
-        [](int64_t n, int64_t h, int64_t w, int64_t c) {
-            return lent({n, c, h, w}, {h * w * c, 1, w * c, c});
-        },
-        nb::arg("batch"), nb::arg("height"), nb::arg("width"), nb::arg("channels"),
-        "Memory for an image, channels-last, for DLPack; it is kept when nobody holds it any more.");
-    m.def(
-        "matrix", [](int64_t n, int64_t c) { return lent({n, c, 1, 1}, {c, 1, 1, 1}); }, nb::arg("outputs"),
-        nb::arg("inputs"), "Such memory for the gradient of a pointwise convolution's weight.");
-    m.def("release_images", &release_images, "Give back what is kept for images.");
-    m.def("train_normalisation",
-          [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {
-              train_normalisation(written(numbers), read(gamma), read(beta), epsilon, channels);
-          });
-    m.def("train_normalisation_gradient",
-          [](uintptr_t numbers, uintptr_t gamma, double epsilon, uintptr_t sums, double count, bool batch,
-             int64_t channels, uintptr_t turn, uintptr_t gamma_gradient, uintptr_t beta_gradient) {
-              train_normalisation_gradient(read(numbers), read(gamma), epsilon, sums_at(sums), count, batch,
-                                           channels, written(turn), written(gamma_gradient),
-                                           written(beta_gradient));
-          });
 }
 
 } // namespace

@@ -20,17 +20,26 @@ Buffer numbers(const float* row, int64_t channels) {
     return Buffer(row, {{0, channels, 1}});
 }
 
+// A dense window as it is; pixel by pixel only where they will lie further apart.
+void copy(const float* from, int64_t channels, int64_t width, int64_t height, int64_t pitch, float* out,
+          int64_t apart, int64_t row) {
+    const int64_t run = apart == channels ? width * channels : channels, runs = width * channels / run;
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < runs; x++)
+            std::memcpy(out + y * row + x * apart, from + y * pitch + x * channels, run * sizeof(float));
+}
+
 } // namespace
 
 Operand::Operand(const Image& z, const float* numbers, const std::string& activation)
-    : kernels_(current_for(z.channels)), z_(z), numbers_(numbers), activation_(activation) {
+    : kernels_(&current_for(z.channels)), z_(z), numbers_(numbers), activation_(activation) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     // The bounds themselves stop the gradient; a denormal would not, for whoever flushes those.
     low_ = activation == "relu" || activation == "relu6" ? std::numeric_limits<float>::min() : nan;
     high_ = activation == "relu6" ? std::nextafter(6.0f, 0.0f) : nan;
     if (activation.empty() || activation == "relu" || activation == "relu6") return;
-    for (size_t k = 0; k < kernels_.slopes.size(); k++)
-        if (kernels_.slopes[k] == activation) slope_ = int(k);
+    for (size_t k = 0; k < kernels_->slopes.size(); k++)
+        if (kernels_->slopes[k] == activation) slope_ = int(k);
     if (slope_ < 0) throw std::invalid_argument("no gradient kernel for the activation " + activation);
 }
 
@@ -39,17 +48,15 @@ void Operand::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, 
     const int64_t c = z_.channels;
     const float* from = z_.data + pixel * c;
     if (!numbers_) {
-        for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++)
-                std::memcpy(out + y * row + x * apart, from + (y * pitch + x) * c, c * sizeof(float));
+        copy(from, c, width, height, pitch * c, out, apart, row);
         return;
     }
-    const Activation clip(kernels_, activation_);
+    const Activation clip(*kernels_, activation_);
     Buffer z(from, {{0, c, 1}, {0, width, c}, {0, height, pitch * c}});
     Buffer target(out, {{0, c, 1}, {0, width, apart}, {0, height, row}});
     Buffer mean = numbers(this->row(0), c), scale = numbers(this->row(2), c),
            shift = numbers(this->row(3), c);
-    check(kernels_.apply(z, mean, scale, shift, clip.low, clip.high, target));
+    check(kernels_->apply(z, mean, scale, shift, clip.low, clip.high, target));
     if (clip.epilogue)
         for (int64_t y = 0; y < height; y++)
             clip.apply(out + y * row, c, width, apart);
@@ -66,9 +73,7 @@ void Gradient::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch,
     const int64_t c = o.z_.channels;
     const float* from = gradient_ + pixel * c;
     if (!turn_) {
-        for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++)
-                std::memcpy(out + y * row + x * apart, from + (y * pitch + x) * c, c * sizeof(float));
+        copy(from, c, width, height, pitch * c, out, apart, row);
         return;
     }
     Buffer gradient(from, {{0, c, 1}, {0, width, c}, {0, height, pitch * c}});
@@ -76,7 +81,7 @@ void Gradient::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch,
     Buffer target(out, {{0, c, 1}, {0, width, apart}, {0, height, row}});
     Buffer mean = numbers(o.row(0), c), scale = numbers(o.row(2), c), shift = numbers(o.row(3), c);
     Buffer p = numbers(turn_, c), q = numbers(turn_ + c, c), r = numbers(turn_ + 2 * c, c);
-    check(o.kernels_.turn(gradient, z, mean, scale, shift, p, q, r, o.low_, o.high_, target));
+    check(o.kernels_->turn(gradient, z, mean, scale, shift, p, q, r, o.low_, o.high_, target));
 }
 
 void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
@@ -87,7 +92,7 @@ void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
         Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer target(out + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
-        check(o.kernels_.slope(gradient, z, mean, scale, shift, o.slope_, target));
+        check(o.kernels_->slope(gradient, z, mean, scale, shift, o.slope_, target));
     });
 }
 
@@ -101,7 +106,7 @@ void Gradient::clip(int64_t pixel, int64_t count, float* out) const {
         Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer target(out + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
-        check(o.kernels_.turn(gradient, z, zero, one, zero, one, zero, zero, o.low_, o.high_, target));
+        check(o.kernels_->turn(gradient, z, zero, one, zero, one, zero, zero, o.low_, o.high_, target));
     });
 }
 
@@ -114,7 +119,7 @@ void Gradient::reduce(int64_t pixel, int64_t count, double* sums) const {
     as_rows(pixel, count, c, kTile, [&](int64_t at, int64_t width, int64_t height) {
         Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
-        check(o.kernels_.sums(gradient, z, mean, scale, shift, o.low_, o.high_, first, second));
+        check(o.kernels_->sums(gradient, z, mean, scale, shift, o.low_, o.high_, first, second));
         for (int64_t k = 0; k < 2 * c; k++)
             sums[k] += double(tile[k]);
     });

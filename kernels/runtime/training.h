@@ -30,7 +30,7 @@ private:
     friend class Gradient;
     const float* row(int k) const { return numbers_ + k * z_.channels; }
 
-    const Kernels& kernels_;
+    const Kernels* kernels_;
     Image z_;
     const float* numbers_;
     std::string activation_;
@@ -100,20 +100,28 @@ void train_normalisation_gradient(const float* numbers, const float* gamma, doub
 void train_forward(const Depthwise& layer, const Operand& x, Padding padding, float* out, float* moments,
                    int threads);
 void train_forward(const Pointwise& layer, const Operand& x, float* out, float* moments, int threads);
+void train_forward(const Conv2d& layer, const Operand& x, Padding padding, float* out, float* moments,
+                   int threads);
 
 // The gradients of a convolution: `dz` what arrives at its output, x what it read. weight_gradient, in the
 // weight's own layout, and input_gradient may be null; sums (or null): x's two reductions. With them
 // input_gradient is the one at x's activation; without them x's numbers must be those of no normalisation,
-// and it is the one ahead of the activation.
+// and it is the one ahead of the activation. added (or null): what a pointwise convolution adds to
+// input_gradient, where x is read as it is.
 struct Wanted {
     float* weight;
     float* input;
     double* sums;
+    const float* added = nullptr;
 };
 void train_backward(const float* weight, const Window& window, Padding padding, const Gradient& dz,
                     const Operand& x, const Wanted& wanted, int threads);
 void train_backward(const float* weight, const Gradient& dz, const Operand& x, const Wanted& wanted,
                     int threads);
+// Of a standard convolution in one group; throws std::invalid_argument where the gradient of an input is
+// wanted at a stride.
+void train_conv2d_backward(const float* weight, const Window& window, Padding padding, const Gradient& dz,
+                           const Operand& x, const Wanted& wanted, int threads);
 
 // The whole image of an operand, with the residual (or null) added; its moments; its gradient's two
 // reductions, with a slope multiplied into `out`; the gradient of z.

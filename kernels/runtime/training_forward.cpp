@@ -14,16 +14,16 @@ void gather(std::vector<Moments>& found, int64_t channels, float* moments) {
     found[0].write(moments, moments + channels);
 }
 
-} // namespace
-
-void train_forward(const Depthwise& layer, const Operand& x, Padding padding, float* out, float* moments,
-                   int threads) {
+// A convolution with a window, in bands of rows: `bare(n, y, target)` computes output rows y of image n as it
+// is, `filter(plane, y, target)` so many rows of a plane that was made for them, zeros and all, its pixels
+// `apart` numbers apart.
+template <class Bare, class Filter>
+void by_bands(const Window& window, int64_t outputs, const Operand& x, Padding padding, int64_t apart,
+              float* out, float* moments, int threads, Bare&& bare, Filter&& filter) {
     const Image& image = x.z();
-    const Window& window = layer.window();
     const int64_t height = window.output_height(image.height, padding),
-                  width = window.output_width(image.width, padding), outputs = layer.out_channels();
+                  width = window.output_width(image.width, padding);
     const int64_t reach = int64_t(window.dilation_h) * (window.kernel_h - 1) + 1, stride = window.stride_h;
-    const int64_t apart = spread(image.channels);
     const Range columns{-padding.left, (width - 1) * window.stride_w - padding.left +
                                            int64_t(window.dilation_w) * (window.kernel_w - 1) + 1};
     // Half the cache for the band that is read and the band that is written.
@@ -40,18 +40,43 @@ void train_forward(const Depthwise& layer, const Operand& x, Padding padding, fl
             const Range y{band * height / bands, (band + 1) * height / bands};
             float* target = out + (n * height + y.first) * width * outputs;
             if (x.plain()) {
-                layer.rows(image, n, padding, y.first, y.last, 0, outputs, target, outputs);
+                bare(n, y, target);
             } else {
                 const int64_t top = y.first * stride - padding.top, tall = (y.size() - 1) * stride + reach;
                 const Scratch read(tall * line);
                 fill(x, n, {top, top + tall}, columns, read, apart);
-                layer.filter({read, tall, columns.size(), apart}, {0, 0, 0, 0}, {0, y.size()}, width,
-                             {0, outputs}, target, outputs);
+                filter(Image{read, 1, tall, columns.size(), image.channels, apart}, Range{0, y.size()},
+                       target);
             }
             if (moments) found[part].add(kernels, target, y.size() * width);
         }
     });
     if (moments) gather(found, outputs, moments);
+}
+
+} // namespace
+
+void train_forward(const Depthwise& layer, const Operand& x, Padding padding, float* out, float* moments,
+                   int threads) {
+    const int64_t outputs = layer.out_channels();
+    const int64_t width = layer.window().output_width(x.z().width, padding);
+    by_bands(
+        layer.window(), outputs, x, padding, spread(x.z().channels), out, moments, threads,
+        [&](int64_t n, Range y, float* target) {
+            layer.rows(x.z(), n, padding, y.first, y.last, 0, outputs, target, outputs);
+        },
+        [&](const Image& made, Range y, float* target) {
+            layer.filter({made.data, made.height, made.width, made.stride}, {0, 0, 0, 0}, y, width,
+                         {0, outputs}, target, outputs);
+        });
+}
+
+void train_forward(const Conv2d& layer, const Operand& x, Padding padding, float* out, float* moments,
+                   int threads) {
+    by_bands(
+        layer.window(), layer.out_channels(), x, padding, x.z().channels, out, moments, threads,
+        [&](int64_t n, Range y, float* target) { layer.rows(x.z(), n, padding, y, target); },
+        [&](const Image& made, Range y, float* target) { layer.rows(made, 0, {0, 0, 0, 0}, y, target); });
 }
 
 void train_forward(const Pointwise& layer, const Operand& x, float* out, float* moments, int threads) {

@@ -119,11 +119,70 @@ class Operand:
 class Gradient:
     def __init__(self, operand: Operand, gradient: int, turn: int, /) -> None: ...
 
+class Stage:
+    def __init__(
+        self,
+        kind: str,
+        outputs: int,
+        window: Window,
+        padding: Padding,
+        activation: str,
+        normalises: bool,
+        batch: bool,
+        epsilon: float,
+        /,
+    ) -> None: ...
+
+class Chain:
+    def __init__(self, stages: list[Stage], ahead: str) -> None: ...
+    def forward(
+        self,
+        x: int,
+        size: _Sizes,
+        tensors: list[int],
+        momenta: list[float],
+        outputs: list[int],
+        numbers: int,
+        residual: int,
+        result: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def backward(
+        self,
+        x: int,
+        size: _Sizes,
+        tensors: list[int],
+        outputs: list[int],
+        numbers: int,
+        gradient: int,
+        gradients: list[int],
+        input: int,
+        itself: bool,
+        threads: int,
+        /,
+    ) -> None: ...
+
 def train_depthwise(
     layer: Depthwise, x: Operand, padding: Padding, out: int, moments: int, threads: int, /
 ) -> None: ...
 def train_pointwise(layer: Pointwise, x: Operand, out: int, moments: int, threads: int, /) -> None: ...
+def train_conv2d(
+    layer: Conv2d, x: Operand, padding: Padding, out: int, moments: int, threads: int, /
+) -> None: ...
 def train_depthwise_backward(
+    weight: int,
+    window: Window,
+    padding: Padding,
+    dz: Gradient,
+    x: Operand,
+    weight_gradient: int,
+    input_gradient: int,
+    sums: int,
+    threads: int,
+    /,
+) -> None: ...
+def train_conv2d_backward(
     weight: int,
     window: Window,
     padding: Padding,

@@ -103,11 +103,22 @@ for case in SHAPES:
     check(made, dz, x, weight, {}, ("pointwise", *case))
 
     assert torch.equal(passes.turn(gradient), dz), ("turn", *case)
+
+    weight, options = numbers(guarded(outputs, channels, kernel, kernel)), {**options, "groups": 1}
+    wanted, geometry = functional.conv2d(read, weight, **options), ((stride, stride), sides, (1, 1))
+    got = passes.conv2d(x, weight, None, *geometry, guarded(2, outputs))
+    assert torch.allclose(got, wanted, atol=1e-3), ("standard", *case)
+    gradient, dz = turned(image(*wanted.shape))
+    made = passes.conv2d_backward(gradient, x, weight, *geometry, (True, stride == 1))
+    if stride == 1:
+        check(made, dz, x, weight, options, ("standard", *case))
+    elif activation != "silu":
+        assert torch.equal(made.weight, torch.nn.grad.conv2d_weight(read, weight.shape, dz, **options)), case
     if x.numbers is not None:
         residual = image(*x.z.shape)
         torch.testing.assert_close(passes.apply(x, residual), read + residual)
         kept, sums = passes.reduce(x, image(*x.z.shape))
         assert not (kept.isnan().any() or sums.isnan().any())
-    cases += 5
+    cases += 7
     guards.forget()
 print(cases, "cases")

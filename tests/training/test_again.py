@@ -10,7 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ninefold.ops import passes
-from ninefold.training import again, chain
+from ninefold.training import again, at_once, chain
 from ninefold.training.chain import Normalisation, Stage
 
 BATCH, RUNNING = Normalisation(1e-5, True), Normalisation(1e-5, False)
@@ -27,7 +27,25 @@ def _kernels():
 @pytest.fixture
 def always(monkeypatch):
     """Every depthwise output that may be is made again, however long that takes."""
-    monkeypatch.setattr(again, "MOST", math.inf)
+    allow(monkeypatch, math.inf)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    yield
+    at_once._plan.cache_clear()
+
+
+def allow(monkeypatch, most):
+    """Let that share of the products' time go into outputs that are made again."""
+    monkeypatch.setattr(again, "MOST", most)
+    at_once._plan.cache_clear()
+
+
+@pytest.fixture
+def stage_by_stage(monkeypatch):
+    """No chain in one call."""
+    monkeypatch.setattr(at_once, "possible", lambda *_: False)
 
 
 def norm(channels, normalisation=BATCH):
@@ -97,19 +115,18 @@ def saved(x, layers, **named):
 def test_only_what_is_cheap_beside_the_products_is_made_again(kernel, stride, outputs, expected):
     layers = [depthwise(8, kernel, stride), pointwise(8, outputs)]
     stages, tensors = zip(*layers, strict=True)
-    assert again.chosen(image(), stages, tensors) == (expected, False)
-    assert again.chosen(torch.empty(1, 8, 4, 4, device="meta"), stages, tensors) == (False, False)
+    assert again.chosen(stages, [weight.shape for weight, *_ in tensors]) == (expected, False)
 
 
 def test_what_no_pointwise_convolution_follows_is_kept(always):
     layers = [depthwise(12), depthwise(12), pointwise(12, 12), depthwise(12)]
     stages, tensors = zip(*layers, strict=True)
-    assert again.chosen(image(), stages, tensors) == (False, True, False, False)
+    assert again.chosen(stages, [weight.shape for weight, *_ in tensors]) == (False, True, False, False)
 
 
 def test_depthwise_outputs_are_not_kept(monkeypatch):
     assert saved(image(), block()) == [12, 12, 16, 20, 20]  # the image and four outputs
-    monkeypatch.setattr(again, "MOST", math.inf)
+    allow(monkeypatch, math.inf)
     assert saved(image(), block()) == [12, 16, 20]
 
 
@@ -122,16 +139,19 @@ def test_depthwise_outputs_are_not_kept(monkeypatch):
         {"normalisation": None, "activation": "relu"},
     ],
 )
-def test_gradients_are_those_of_kept_images_bit_for_bit(monkeypatch, isa, threads, options):
+@pytest.mark.parametrize("whole", [True, False], ids=["at_once", "stage_by_stage"])
+def test_gradients_are_those_of_kept_images_bit_for_bit(monkeypatch, request, isa, threads, options, whole):
+    if not whole:
+        request.getfixturevalue("stage_by_stage")
     x, layers = image(), block(**options)
-    monkeypatch.setattr(again, "MOST", 0)
+    allow(monkeypatch, 0)
     kept = gradients(x, layers)
     filters = []
     forward = passes.depthwise
     monkeypatch.setattr(passes, "depthwise", lambda *given: filters.append(1) or forward(*given))
-    monkeypatch.setattr(again, "MOST", math.inf)
+    allow(monkeypatch, math.inf)
     made = gradients(x, layers)
-    assert len(filters) == (0 if isa == "fallback" else 4)  # two forward, two again
+    assert len(filters) == (0 if isa == "fallback" or whole else 4)  # two forward, two again
     assert all(torch.equal(got, want) for got, want in zip(made, kept, strict=True))
 
 
@@ -139,14 +159,14 @@ def test_a_chain_in_the_middle_and_a_residual(monkeypatch):
     """What is filtered again may be a pointwise output, activated as it is read."""
     layers = [pointwise(12, 20, "hardswish"), *block()[2:], depthwise(16), pointwise(16, 12)]
     x, residual = image(), image()
-    monkeypatch.setattr(again, "MOST", 0)
+    allow(monkeypatch, 0)
     kept = gradients(x, layers, residual=residual)
-    monkeypatch.setattr(again, "MOST", math.inf)
+    allow(monkeypatch, math.inf)
     made = gradients(x, layers, residual=residual)
     assert all(torch.equal(got, want) for got, want in zip(made, kept, strict=True))
 
 
-def test_images_go_as_the_backward_pass_is_done_with_them(always, monkeypatch):
+def test_images_go_as_the_backward_pass_is_done_with_them(always, stage_by_stage, monkeypatch):
     """Two made again never live at once, and none outlives the chain, with no garbage collected."""
     refs, alive, kept = [], [], []
     forward, backward, combine = passes.depthwise, passes.depthwise_backward, passes.pointwise
@@ -225,7 +245,7 @@ def test_a_frozen_filter_is_made_again_for_the_weights_behind_it(monkeypatch):
     weight = layers[-1][1][0]
     found = []
     for most in (0, math.inf):
-        monkeypatch.setattr(again, "MOST", most)
+        allow(monkeypatch, most)
         found.append(torch.autograd.grad(call(x, layers).square().sum(), weight)[0])
     assert torch.equal(*found)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ninefold.ops import whole
 from ninefold.shape import ACTIVATIONS
 from ninefold.training import chain
 from ninefold.training.chain import Normalisation, Stage
@@ -162,6 +163,32 @@ def test_stages_alone_in_every_size(threads):
     for height, width, stride in itertools.product((5, 8), (5, 12), (1, 2)):
         held(torch.randn(3, 20, height, width), [depthwise(20, 3, stride, activation=None)])
         held(torch.randn(3, 20, height, width), [pointwise(20, 13, None)])
+
+
+def window(inputs, outputs, like):
+    """A standard convolution with the window of another layer."""
+    stage, (weight, *others) = like
+    weight = torch.randn(outputs, inputs, *weight.shape[2:]) / (inputs * weight[0].numel()) ** 0.5
+    return replace(stage, kind="standard", groups=1), (weight, *others)
+
+
+WINDOWS = [
+    (kernel, stride, dilation, padding)
+    for kernel, stride, dilation in itertools.product((2, 3, (3, 5), 7), (1, 2, (2, 1)), (1, 2))
+    for padding in (None, (0, 2, 1, 0))
+]
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("inputs", [3, 17])
+def test_every_window_of_a_standard_convolution(part, inputs, threads, monkeypatch):
+    monkeypatch.setattr(whole, "FEWEST_COLUMNS", 1)
+    for kernel, stride, dilation, padding in WINDOWS[part::4]:
+        layer = window(inputs, 20, depthwise(20, kernel, stride, padding, dilation))
+        image = torch.randn(2, inputs, 15, 14)
+        held(image, [layer])
+        held(image, [layer], frozen=("x",))
+        held(torch.randn(2, 8, 15, 14), [pointwise(8, inputs), layer])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -3,11 +3,13 @@
 // Operands have integers for numbers and scales, so that every sum is exact. Means and variances are not.
 #include "training.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <stdexcept>
 
 #include "cases.h"
+#include "chain.h"
 
 namespace ninefold {
 
@@ -92,6 +94,16 @@ struct Passes {
     int done = 0;
 
     bool deep() const { return c.groups > 1; }
+    bool flat() const {
+        const Padding& p = c.padding;
+        return std::max({c.window.kernel_h, c.window.kernel_w, c.window.stride_h}) == 1 &&
+               std::max({p.left, p.right, p.top, p.bottom}) == 0;
+    }
+    // A standard convolution's kernels have no gradient of an input at a stride.
+    bool both() const { return deep() || flat() || (c.window.stride_h == 1 && c.window.stride_w == 1); }
+    Conv2d standard() const {
+        return {c.weight.data(), nullptr, c.in_channels, c.out_channels, 1, c.window, "", threads, false};
+    }
 
     void near(const Numbers& got, const Numbers& want, const char* part) {
         for (size_t k = 0; k < want.size(); k++)
@@ -108,8 +120,10 @@ struct Passes {
         Numbers out = poisoned(want.shape.numbers()), moments = poisoned(2 * channels);
         if (deep())
             train_forward(depthwise(c), x.operand(), c.padding, out.data(), moments.data(), threads);
-        else
+        else if (flat())
             train_forward(pointwise(c, threads), x.operand(), out.data(), moments.data(), threads);
+        else
+            train_forward(standard(), x.operand(), c.padding, out.data(), moments.data(), threads);
         same(out, want.data, what + ", forward");
         Numbers right(2 * channels);
         const int64_t pixels = want.shape.numbers() / channels;
@@ -143,15 +157,19 @@ struct Passes {
         const Gradients right(x.read(), dz, c);
         Numbers weight = poisoned(int64_t(c.weight.size())), input = poisoned(x.z.shape.numbers());
         std::vector<double> sums(2 * inputs, std::nan(""));
-        const Wanted wanted{weight.data(), input.data(), x.numbers.empty() ? nullptr : sums.data()};
+        const Wanted wanted{weight.data(), both() ? input.data() : nullptr,
+                            x.numbers.empty() || !both() ? nullptr : sums.data()};
         if (deep())
             train_backward(c.weight.data(), c.window, c.padding, gradient, x.operand(), wanted, threads);
-        else
+        else if (flat())
             train_backward(c.weight.data(), gradient, x.operand(), wanted, threads);
+        else
+            train_conv2d_backward(c.weight.data(), c.window, c.padding, gradient, x.operand(), wanted,
+                                  threads);
         same(weight, right.weight, what + ", weight's gradient");
-        same(input, right.input, what + ", input's gradient");
+        if (both()) same(input, right.input, what + ", input's gradient");
         done++;
-        if (x.numbers.empty()) return;
+        if (!wanted.sums) return;
         Numbers got(2 * inputs), want(2 * inputs);
         for (size_t i = 0; i < right.input.size(); i++) {
             const int64_t k = int64_t(i) % inputs;
@@ -164,6 +182,75 @@ struct Passes {
     }
 };
 
+// Both stages in one call each way, against the same passes one by one.
+int chained(Random& random, const Picture& x, const Convolution& filter, const Convolution& combine,
+            int threads, const std::string& where) {
+    const std::string what = "training, a chain" + where;
+    const int64_t c = filter.out_channels, wide = combine.out_channels;
+    const Picture shape = naive(x, filter);
+    const int64_t pixels = shape.shape.numbers() / c;
+    if (pixels < 2) return 0;
+    const bool kept = random.below(2);
+    const Chain chain({{"depthwise", c, filter.window, filter.padding, "relu", true, true, 1e-3},
+                       {"pointwise", wide, combine.window, combine.padding, "", true, true, 1e-3}},
+                      "");
+    const Numbers gamma = random.integers(c), beta = random.integers(c);
+    Numbers mean(c, 0.5f), variance(c, 2.0f), first = poisoned(pixels * c), second = poisoned(pixels * wide);
+    Numbers numbers = poisoned(4 * (c + wide)), result = poisoned(pixels * wide);
+    const std::vector<StageTensors> tensors{
+        {filter.weight.data(), nullptr, gamma.data(), beta.data(), mean.data(), variance.data(), 0.5},
+        {combine.weight.data(), nullptr, nullptr, nullptr, nullptr, nullptr, 0}};
+    const std::vector<float*> outputs{kept ? first.data() : nullptr, second.data()};
+    chain.forward(x.image(), tensors, outputs, numbers.data(), nullptr, result.data(), threads);
+    Numbers right = poisoned(pixels * c), moments = poisoned(4 * c), then = poisoned(pixels * wide),
+            last = poisoned(4 * wide), shown = poisoned(pixels * wide);
+    train_forward(depthwise(filter), Operand(x.image(), nullptr, ""), filter.padding, right.data(),
+                  moments.data(), threads);
+    for (int64_t k = 0; k < c; k++)
+        if (std::abs(mean[k] - (0.25f + 0.5f * moments[k])) > 1e-4f * (1 + std::abs(mean[k]))) {
+            std::printf("FAILED %s: a running mean is %g\n", what.c_str(), mean[k]);
+            failures++;
+            break;
+        }
+    train_normalisation(moments.data(), gamma.data(), beta.data(), 1e-3, c);
+    Image between = shape.image();
+    between.data = right.data();
+    const Operand read(between, moments.data(), "relu");
+    train_forward(pointwise(combine, threads), read, then.data(), last.data(), threads);
+    train_normalisation(last.data(), nullptr, nullptr, 1e-3, wide);
+    Image end = between;
+    end.data = then.data(), end.channels = end.stride = wide;
+    train_apply(Operand(end, last.data(), ""), nullptr, shown.data(), threads);
+    same(result, shown, what + ", forward");
+
+    const Numbers arrived = random.integers(pixels * wide);
+    Numbers along = poisoned(x.shape.numbers()), weights = poisoned(int64_t(filter.weight.size())),
+            others = poisoned(int64_t(combine.weight.size())), slopes = poisoned(2 * c);
+    chain.backward(x.image(), tensors, outputs, numbers.data(), arrived.data(),
+                   {{weights.data(), nullptr, slopes.data(), slopes.data() + c},
+                    {others.data(), nullptr, nullptr, nullptr}},
+                   along.data(), false, threads);
+    std::vector<double> sums(2 * wide), before(2 * c);
+    const Operand behind(end, last.data(), "");
+    train_reduce(Gradient(behind, arrived.data(), nullptr), nullptr, sums.data(), threads);
+    Numbers turn(3 * wide), first_turn(3 * c), input = poisoned(pixels * c), got = poisoned(along.size()),
+                                               gradient = poisoned(int64_t(combine.weight.size())),
+                                               filters = poisoned(int64_t(weights.size()));
+    train_normalisation_gradient(last.data(), nullptr, 1e-3, sums.data(), double(pixels), true, wide,
+                                 turn.data(), nullptr, nullptr);
+    train_backward(combine.weight.data(), Gradient(behind, arrived.data(), turn.data()), read,
+                   {gradient.data(), input.data(), before.data()}, threads);
+    train_normalisation_gradient(moments.data(), gamma.data(), 1e-3, before.data(), double(pixels), true, c,
+                                 first_turn.data(), nullptr, nullptr);
+    train_backward(filter.weight.data(), filter.window, filter.padding,
+                   Gradient(read, input.data(), first_turn.data()), Operand(x.image(), nullptr, ""),
+                   {filters.data(), got.data(), nullptr}, threads);
+    same(others, gradient, what + ", pointwise weight's gradient");
+    same(weights, filters, what + ", depthwise weight's gradient");
+    same(along, got, what + ", input's gradient");
+    return 2;
+}
+
 } // namespace
 
 int training(Random& random, int threads, const std::string& where) {
@@ -171,14 +258,14 @@ int training(Random& random, int threads, const std::string& where) {
     const Raw x(random,
                 picture(random, random.of({1, 2, 3}), random.between(1, 17), random.between(1, 17), c));
     Convolution filter = convolution(random, c, c, int(c), true),
-                combine = convolution(random, c, wide, 1, false);
+                combine = convolution(random, c, wide, 1, false), mix = convolution(random, c, wide, 1, true);
     int done = 0;
-    for (Convolution* one : {&filter, &combine}) {
+    for (Convolution* one : {&filter, &combine, &mix}) {
         if (!fits(x.z.shape, *one)) continue;
         one->activation = "";
         std::fill(one->bias.begin(), one->bias.end(), 0.0f);
-        Passes passes{*one, threads,
-                      (one == &filter ? "training, depthwise" : "training, pointwise") + where};
+        const std::string kind = one == &filter ? "depthwise" : one == &combine ? "pointwise" : "standard";
+        Passes passes{*one, threads, "training, " + kind + where};
         try {
             const Picture z = naive(x.read(), *one);
             passes.forward(x, z);
@@ -189,6 +276,7 @@ int training(Random& random, int threads, const std::string& where) {
         }
         done += passes.done;
     }
+    if (fits(x.z.shape, filter)) done += chained(random, x.z, filter, combine, threads, where);
     return done;
 }
 

@@ -5,6 +5,8 @@ What they take is in `operands.py`. The callers have checked shapes and types.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,26 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     return out
 
 
+def conv2d(
+    x: Operand,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    moments: Tensor | None,
+) -> Tensor:
+    """A standard convolution of an operand; `moments` as in `depthwise`."""
+    packed = cpu.Convolution(weight, bias, stride, dilation, 1, None, x.z.shape[1])
+    n, _, h, w = x.z.shape
+    out = _image(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
+    sides = _kernels.Padding(*padding)
+    _kernels.train_conv2d(
+        packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
+    )
+    return out
+
+
 def depthwise_backward(
     dz: Gradient,
     x: Operand,
@@ -70,19 +92,40 @@ def depthwise_backward(
     needed: tuple[bool, bool],
 ) -> Gradients:
     """Gradients of the weight (C, 1, kh, kw) and of the operand, those of the two that are needed."""
+    return _window_backward(
+        _kernels.train_depthwise_backward, dz, x, weight, stride, padding, dilation, needed
+    )
+
+
+def conv2d_backward(
+    dz: Gradient,
+    x: Operand,
+    weight: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    needed: tuple[bool, bool],
+) -> Gradients:
+    """As `depthwise_backward`, of a standard convolution; the operand's gradient at stride 1 alone."""
+    return _window_backward(_kernels.train_conv2d_backward, dz, x, weight, stride, padding, dilation, needed)
+
+
+def _window_backward(
+    kernel: Callable[..., None],
+    dz: Gradient,
+    x: Operand,
+    weight: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    needed: tuple[bool, bool],
+) -> Gradients:
     weight = cpu._dense(weight)
     made = _room(x, weight, needed)
     window = _kernels.Window(weight.shape[2], weight.shape[3], *stride, *dilation)
     sides = _kernels.Padding(*padding)
-    _kernels.train_depthwise_backward(
-        weight.data_ptr(),
-        window,
-        sides,
-        _gradient(dz),
-        _operand(x),
-        *_addresses(made),
-        torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    kernel(weight.data_ptr(), window, sides, _gradient(dz), _operand(x), *_addresses(made), threads)
     return made
 
 
@@ -164,6 +207,7 @@ def turn(dz: Gradient) -> Tensor:
 
 def normalisation(numbers: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> None:
     """Fill in scale and shift, the last two rows of an operand's numbers, from mean and variance."""
+    gamma, beta = _dense(gamma), _dense(beta)
     _kernels.train_normalisation(numbers.data_ptr(), _address(gamma), _address(beta), eps, numbers.shape[1])
 
 
@@ -172,7 +216,7 @@ def normalisation_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the turn of an operand's gradient, and the gradients of gamma and beta."""
     assert operand.numbers is not None
-    channels = operand.z.shape[1]
+    channels, gamma = operand.z.shape[1], _dense(gamma)
     room = operand.numbers.new_empty
     made = room((3, channels)), room(channels), room(channels)
     _kernels.train_normalisation_gradient(
@@ -218,6 +262,10 @@ def _like(weight: Tensor) -> Tensor:
 
 def _addresses(made: Gradients) -> tuple[int, int, int]:
     return _address(made.weight), _address(made.input), _address(made.sums)
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else cpu._dense(tensor)
 
 
 def _address(tensor: Tensor | None) -> int:

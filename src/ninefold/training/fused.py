@@ -37,12 +37,9 @@ class Fused(nn.Module):
             added = residual if residual is not None and residual.dtype is given[0].dtype else None
         if self._reason(*given):
             return plain.run(x, self.stages, tensors, momenta, residual)
-        out, statistics = chain.run(given[0], self.stages, given[1], added, keep=self.keep)
+        out, _ = chain.run(given[0], self.stages, given[1], added, keep=self.keep, momenta=momenta)
         if residual is not None and added is None:
             out = out + residual
-        counts = self._values_per_channel(x, tensors)
-        for (mean, variance), count, own, momentum in zip(statistics, counts, tensors, momenta, strict=True):
-            _update(own[4], own[5], mean, variance, count, momentum)
         return out
 
     @property
@@ -57,39 +54,10 @@ class Fused(nn.Module):
             if len(self._reasons) >= _MOST_SHAPES:
                 self._reasons.clear()
             # PyTorch has the words for a batch whose variance is that of one number.
-            alone = min(self._values_per_channel(x, tensors)) <= 1
+            alone = min(chain.values_per_channel(x, self.stages, tensors)) <= 1
             known = "one value per channel" if alone else chain.supported(x, self.stages, tensors)
             self._reasons[key] = known
         return known
-
-    def _values_per_channel(self, x: Tensor, tensors: Sequence[Tensors]) -> list[int]:
-        """Of each convolution's output: batch × height × width."""
-        batch, _, height, width = x.shape
-        counts = []
-        for stage, (weight, *_) in zip(self.stages, tensors, strict=True):
-            left, right, top, bottom = stage.padding
-            height = _size(height + top + bottom, weight.shape[2], stage.stride[0], stage.dilation[0])
-            width = _size(width + left + right, weight.shape[3], stage.stride[1], stage.dilation[1])
-            counts.append(batch * height * width)
-        return counts
-
-
-def _update(
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    count: int,
-    momentum: float,
-) -> None:
-    """Move the running statistics towards the batch's, as `F.batch_norm` does: the variance is unbiased.
-
-    Through `data`, because `F.batch_norm` leaves the version counters alone.
-    """
-    if running_mean is None or running_variance is None or not mean.numel():
-        return
-    running_mean.data.mul_(1 - momentum).add_(mean, alpha=momentum)
-    running_variance.data.mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
 
 
 def _taken_apart(x: Tensor) -> bool:
@@ -109,7 +77,3 @@ def _cast(x: Tensor, tensors: Sequence[Tensors]) -> tuple[Tensor, list[Tensors]]
         return tensor if tensor is None else tensor.to(dtype)
 
     return cast(x), [(cast(weight), cast(bias), *norm) for weight, bias, *norm in tensors]
-
-
-def _size(padded: int, kernel: int, stride: int, dilation: int) -> int:
-    return (padded - (kernel - 1) * dilation - 1) // stride + 1

@@ -32,3 +32,13 @@ class Stage:
     activation: str | None  # the names of ninefold.ops
     # On a CPU, of a chain's first stage if that is depthwise or pointwise: one that stands ahead of it.
     ahead: str | None = None
+
+
+def output_size(stage: Stage, weight: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a stage's output."""
+    left, right, top, bottom = stage.padding
+    tall, wide = weight.shape[2:]
+    return (
+        (height + top + bottom - stage.dilation[0] * (tall - 1) - 1) // stage.stride[0] + 1,
+        (width + left + right - stage.dilation[1] * (wide - 1) - 1) // stage.stride[1] + 1,
+    )
