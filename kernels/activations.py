@@ -156,8 +156,8 @@ def gelu_tanh_slope(x: hl.Expr) -> hl.Expr:
     return s + inside * s * (f32(1) - s) * (f32(scale) + f32(3 * scale * 0.044715) * square)
 
 
-# What an epilogue kernel is compiled for. None, relu and relu6 need none: they are `clip` inside every
-# kernel.
+# All in one kernel: what it does depends on the place in this list. None, relu and relu6 need none: they are
+# `clip` inside every kernel.
 EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
     "silu": silu,
     "hardswish": hardswish,
@@ -167,7 +167,7 @@ EPILOGUES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
     "sigmoid": sigmoid,
 }
 
-# Their derivatives, all in one kernel: what it does depends on the place in this list.
+# Their derivatives, in one kernel too.
 SLOPES: dict[str, Callable[[hl.Expr], hl.Expr]] = {
     "silu": silu_slope,
     "hardswish": hardswish_slope,

@@ -29,7 +29,6 @@ Maker = Callable[[InstructionSet], tuple]
 
 def kernels(isa: InstructionSet) -> dict[str, Maker]:
     """Every kernel of one instruction set, by name."""
-    import activations
     import batchnorm
     import conv2d
     import depthwise
@@ -63,8 +62,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
     for stride in winograd.SCHEMES:
         made[f"winograd_before_s{stride}"] = lambda isa, s=stride: winograd.before(isa, s)
         made[f"winograd_after_s{stride}"] = lambda isa, s=stride: winograd.after(isa, s)
-    for name in activations.EPILOGUES:
-        made[f"epilogue_{name}"] = lambda isa, a=name: epilogue.activation(isa, a)
+    made["epilogue_activation"] = epilogue.activation
     made["epilogue_add"] = epilogue.add
     made["epilogue_clip"] = epilogue.clipped
     made["pooling_mean"] = pooling.mean
@@ -168,6 +166,7 @@ def _c_type(kernel: str) -> str:
         "pointwise": "PointwiseKernel",
         "winograd_before": "BeforeKernel",
         "winograd_after": "AfterKernel",
+        "epilogue_activation": "EpilogueKernel",
         "epilogue_add": "AddKernel",
         "epilogue_clip": "ClipKernel",
         "pooling_mean": "MeanKernel",
@@ -175,7 +174,6 @@ def _c_type(kernel: str) -> str:
         "pooling_largest": "MeanKernel",
         "pooling_average": "MeanKernel",
         "normalisation_layer": "LayerNormKernel",
-        "epilogue": "EpilogueKernel",
         "batchnorm_apply": "ApplyKernel",
         "batchnorm_turn": "TurnKernel",
         "batchnorm_statistics": "StatisticsKernel",
@@ -186,7 +184,7 @@ def _c_type(kernel: str) -> str:
         "gradient_input_any": "DepthwiseInputKernel",
         "gradient_pointwise": "PointwiseWeightKernel",
         "limit_fma": "FmaKernel",
-        "limit_copy": "EpilogueKernel",
+        "limit_copy": "CopyKernel",
         "depthwise_3": "DepthwiseSizedKernel",
         "depthwise_5": "DepthwiseSizedKernel",
         "depthwise_7": "DepthwiseSizedKernel",
@@ -227,8 +225,9 @@ def _table_row(isa: InstructionSet) -> str:
         f"{symbol(f'winograd_before_s{s}')}, {symbol(f'winograd_after_s{s}')}}}"
         for s, scheme in winograd.SCHEMES.items()
     )
-    epilogues = ", ".join(f'{{"{name}", {symbol(f"epilogue_{name}")}}}' for name in activations.EPILOGUES)
-    slopes = ", ".join(f'"{name}"' for name in activations.SLOPES)
+    epilogues, slopes = (
+        ", ".join(f'"{name}"' for name in names) for names in (activations.EPILOGUES, activations.SLOPES)
+    )
     sizes = ", ".join(f"{{{k}, {symbol(f'gradient_weight_{k}')}}}" for k in gradient.SIZES)
     parities = ", ".join(f"{{{k}, {symbol(f'gradient_input_{k}')}}}" for k in gradient.PARITY_SIZES)
     matrices = ", ".join(
@@ -246,7 +245,7 @@ def _table_row(isa: InstructionSet) -> str:
      {{{panels("pointwise", isa.tiles)}}},
      {{{panels("conv2d", isa.conv2d_tiles)}}},
      {{{transforms}}},
-     {{{epilogues}}},
+     {symbol("epilogue_activation")}, {{{epilogues}}},
      {symbol("epilogue_add")}, {symbol("epilogue_clip")}, {symbol("pooling_mean")}, {symbol("pooling_scale")},
      {symbol("pooling_largest")}, {symbol("pooling_average")},
      {symbol("normalisation_layer")},

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import halide as hl
 
-from activations import EPILOGUES, clip
+from activations import EPILOGUES, clip, f32
 from targets import InstructionSet
 
 
-def activation(isa: InstructionSet, name: str) -> tuple[hl.Func, list]:
-    """The kernel of one activation of `activations.EPILOGUES`."""
+def activation(isa: InstructionSet) -> tuple[hl.Func, list]:
+    """The kernel of every activation that is no clip, by place in `activations.EPILOGUES`."""
     c, p = hl.Var("c"), hl.Var("p")
-    image = _tile("image")
+    image, which = _tile("image"), hl.Param(hl.Int(32), "which")
     out = hl.Func("epilogue")
-    out[c, p] = EPILOGUES[name](image[c, p])
-    return _by_vectors(isa, out, c), [image]
+    chosen = f32(0)
+    for place, function in enumerate(EPILOGUES.values()):
+        chosen = hl.select(which == place, function(image[c, p]), chosen)
+    out[c, p] = chosen
+    for place in range(len(EPILOGUES)):
+        _by_vectors(isa, out.specialize(which == place), c)
+    out.specialize_fail("no such activation")
+    return _from_zero(out), [image, which]
 
 
 def clipped(isa: InstructionSet) -> tuple[hl.Func, list]:
@@ -29,7 +35,8 @@ def clipped(isa: InstructionSet) -> tuple[hl.Func, list]:
     low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
     out = hl.Func("epilogue")
     out[c, p] = clip(image[c, p], low, high)
-    return _by_vectors(isa, out, c), [image, low, high]
+    _by_vectors(isa, out, c)
+    return _from_zero(out), [image, low, high]
 
 
 def add(isa: InstructionSet) -> tuple[hl.Func, list]:
@@ -38,7 +45,8 @@ def add(isa: InstructionSet) -> tuple[hl.Func, list]:
     image, residual = _tile("image"), _tile("residual")
     out = hl.Func("epilogue")
     out[c, p] = image[c, p] + residual[c, p]
-    return _by_vectors(isa, out, c), [image, residual]
+    _by_vectors(isa, out, c)
+    return _from_zero(out), [image, residual]
 
 
 def _tile(name: str) -> hl.ImageParam:
@@ -48,9 +56,12 @@ def _tile(name: str) -> hl.ImageParam:
     return tile
 
 
-def _by_vectors(isa: InstructionSet, out: hl.Func, c: hl.Var) -> hl.Func:
+def _by_vectors(isa: InstructionSet, stage: hl.Func | hl.Stage, c: hl.Var) -> None:
     # In place, so the last vector must not be moved inwards: it would be activated twice.
-    out.vectorize(c, isa.lanes, hl.TailStrategy.GuardWithIf)
+    stage.vectorize(c, isa.lanes, hl.TailStrategy.GuardWithIf)
+
+
+def _from_zero(out: hl.Func) -> hl.Func:
     out.output_buffer().dim(0).set_min(0)
     out.output_buffer().dim(1).set_min(0)
     return out

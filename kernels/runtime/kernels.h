@@ -24,7 +24,7 @@ using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t le
                          int32_t stride_y, int32_t top, int32_t dilation_y, float low, float high, B out);
 using BeforeKernel = int(B image, B out);
 using AfterKernel = int(B sums, B bias, float low, float high, B out);
-using EpilogueKernel = int(B image, B out);
+using EpilogueKernel = int(B image, int32_t which, B out);
 using AddKernel = int(B image, B residual, B out);
 using ClipKernel = int(B image, float low, float high, B out);
 using MeanKernel = int(B image, float share, B out);
@@ -41,6 +41,7 @@ using ParityKernel = int(B gradient, B weight, bool odd, B out);
 using DepthwiseInputKernel = int(B gradient, B weight, int32_t stride_x, int32_t stride_y, int32_t dilation_x,
                                  int32_t dilation_y, B out);
 using PointwiseWeightKernel = int(B image, B gradient, B init, B out);
+using CopyKernel = int(B image, B out);
 using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
@@ -110,11 +111,6 @@ struct Scheme {
     int products() const { return std::accumulate(groups.begin(), groups.end(), 0); }
 };
 
-struct Epilogue {
-    std::string activation;
-    EpilogueKernel* run;
-};
-
 struct WeightSize {
     int size;
     DepthwiseWeightKernel* run;
@@ -148,7 +144,8 @@ struct Kernels {
     std::vector<PointwisePanel> pointwise; // narrowest first
     std::vector<Conv2dPanel> conv2d;
     std::vector<Scheme> schemes;
-    std::vector<Epilogue> epilogues;
+    EpilogueKernel* epilogue;
+    std::vector<std::string> epilogues; // its activations, in the order of their numbers
     AddKernel* add;
     ClipKernel* clip;
     MeanKernel* mean;
@@ -167,7 +164,7 @@ struct Kernels {
     DepthwiseInputKernel* depthwise_input_any;
     std::vector<MatrixTiles> matrices; // narrowest first
     FmaKernel* fma;
-    EpilogueKernel* copy;
+    CopyKernel* copy;
     int fma_numbers; // accumulators of `fma`
 };
 

@@ -35,13 +35,21 @@ struct Padding {
 };
 
 // clip bounds inside the kernel, and what is applied afterwards while the tile is in the cache.
-struct Activation {
-    float low, high;
-    EpilogueKernel* epilogue; // or null
+class Activation {
+public:
     Activation(const Kernels& kernels, const std::string& name);
 
-    // In place, on `pixels` rows of `channels` numbers that lie `stride` apart.
+    float low, high;
+    bool follows() const { return which_ >= 0; }
+
+    // What follows, in place, on `pixels` rows of `channels` numbers that lie `stride` apart.
     void apply(float* tile, int64_t channels, int64_t pixels, int64_t stride) const;
+    // All of it, on numbers that lie side by side.
+    void apply(const float* from, float* to, int64_t count) const;
+
+private:
+    const Kernels* kernels_;
+    int which_ = -1; // the epilogue's number
 };
 
 struct Range {

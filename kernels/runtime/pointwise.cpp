@@ -70,7 +70,7 @@ void Pointwise::panels(const float* image, int64_t image_stride, int64_t pixels,
     if (!weights) weights = weight_.get();
     // As many panels to a call as stay in the cache while the tall tiles pass, and then the short ones.
     const int64_t cached = 128 * 1024 / int64_t(sizeof(float));
-    const bool late = activation_.epilogue && residual; // the activation comes between sum and residual
+    const bool late = activation_.follows() && residual; // the activation comes between sum and residual
     for (int b = first; b < last;) {
         const Block& block = blocks_[b];
         const int width = block.panel->width;
@@ -167,7 +167,7 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
     // A block of pixels stays in the second cache, and so does what becomes of it if it is looked at again.
     // With half of that for the latter EfficientNet-B0 and MobileNetV3 took 1.006 times as long, with an
     // eighth 1.02.
-    const int64_t numbers = std::max(in_channels_, activation_.epilogue ? out_channels_ : 0);
+    const int64_t numbers = std::max(in_channels_, activation_.follows() ? out_channels_ : 0);
     const int64_t cached = std::max<int64_t>(tallest, 65536 / numbers / tallest * tallest);
     const int64_t units = (pixels + tallest - 1) / tallest; // whole tiles, but for the last
     const int64_t blocks = even_parts(1, units, cached / tallest, by_panels ? 1 : threads);

@@ -183,13 +183,8 @@ public:
     explicit ActivationStep(const std::string& name) : activation_(current(), name) {}
     Shape shape(const std::vector<Shape>& x) const override { return x[0]; }
     void run(const std::vector<Image>& x, const Shape& shape, Result out, int threads) const override {
-        const Kernels& kernels = current();
         by_pixels(shape, threads, [&](int64_t first, int64_t pixels) {
-            const int64_t n = pixels * shape.channels;
-            Buffer in(x[0].data + first, {{0, n, 1}, {0, 1, n}}),
-                to(out.data + first, {{0, n, 1}, {0, 1, n}});
-            check(activation_.epilogue ? activation_.epilogue(in, to)
-                                       : kernels.clip(in, activation_.low, activation_.high, to));
+            activation_.apply(x[0].data + first, out.data + first, pixels * shape.channels);
         });
     }
 

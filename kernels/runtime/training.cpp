@@ -57,7 +57,7 @@ void Operand::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, 
     Buffer mean = numbers(this->row(0), c), scale = numbers(this->row(2), c),
            shift = numbers(this->row(3), c);
     check(kernels_->apply(z, mean, scale, shift, clip.low, clip.high, target));
-    if (clip.epilogue)
+    if (clip.follows())
         for (int64_t y = 0; y < height; y++)
             clip.apply(out + y * row, c, width, apart);
 }
