@@ -190,7 +190,7 @@ private:
     };
     void tiles(const Block& block, int count, const float* weights, const float* image, int64_t image_stride,
                int64_t pixels, const float* residual, Result out, int64_t channels) const;
-    void gated(const float* gate, float* gated) const;
+    void gated(const float* gate, float* gated, int threads) const;
 
     const Kernels& kernels_;
     int64_t in_channels_, out_channels_, packed_ = 0;

@@ -146,15 +146,16 @@ void Pointwise::share(const float* image, int64_t image_stride, int64_t pixels, 
 
 // The packed weights times the gate. Multiplying the weights is the same as multiplying the image, and for
 // most layers behind a squeeze-and-excitation they are fewer.
-void Pointwise::gated(const float* gate, float* gated) const {
-    for (const Block& block : blocks_) {
+void Pointwise::gated(const float* gate, float* gated, int threads) const {
+    parallel_for(packed_ < 4096 ? 1 : threads, blocks_.size(), [&](int64_t b) {
+        const Block& block = blocks_[b];
         const int64_t width = block.panel->width;
         const float* from = weight_.get() + block.offset;
         float* to = gated + block.offset;
         for (int64_t m = 0; m < in_channels_; m++)
             for (int64_t d = m * width; d < (m + 1) * width; d++)
                 to[d] = from[d] * gate[m];
-    }
+    });
 }
 
 void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, const float* gate,
@@ -172,9 +173,13 @@ void Pointwise::run(const float* image, int64_t image_stride, int64_t pixels, co
     const int64_t units = (pixels + tallest - 1) / tallest; // whole tiles, but for the last
     const int64_t blocks = even_parts(1, units, cached / tallest, by_panels ? 1 : threads);
     const int64_t parts = by_panels ? threads : 1, apart = spread(in_channels_);
-    const bool gate_weights = gate && packed_ < pixels * in_channels_, gate_image = gate && !gate_weights;
+    // Each thread multiplies its own pixels by the gate, or all the weights are, and then lie in another's
+    // cache, too: on two threads MobileNetV3 takes 0.977 of the time that it took with the weights wherever
+    // they are fewer than all pixels, EfficientNet-B0 0.97 to 0.98.
+    const int64_t own = pixels * in_channels_ / (by_panels ? 1 : threads);
+    const bool gate_weights = gate && packed_ < own, gate_image = gate && !gate_weights;
     const Scratch multiplied(gate_weights ? packed_ : 0);
-    if (gate_weights) gated(gate, multiplied);
+    if (gate_weights) gated(gate, multiplied, threads);
     const float* weights = gate_weights ? multiplied : weight_.get();
     const bool collides = image_stride == in_channels_ && apart != in_channels_ && out_channels_ >= 64;
     parallel_for(threads, parts * blocks, [&](int64_t task) {
