@@ -371,4 +371,8 @@ def test_what_cannot_be_is_said():
         chain.run(torch.randn(1, 8, 2, 2), [stage], [tensors], keep="int8")
     with pytest.raises(ValueError, match="`tensors` must have one entry per stage, 1, got 2"):
         chain.run(torch.randn(1, 8, 2, 2), [stage], [tensors, tensors])
+    frozen = replace(stage, normalisation=RUNNING)
+    for lacking in ((*tensors[:4], None, tensors[5]), (*tensors[:5], None)):
+        with pytest.raises(ValueError, match="`tensors` must have running statistics where"):
+            chain.run(torch.randn(1, 8, 2, 2), [frozen], [lacking])
     assert chain.supported(torch.randn(1, 8, 2, 2).double(), [stage], [tensors]) == "not float32 on the CPU"

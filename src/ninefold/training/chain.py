@@ -139,9 +139,13 @@ def _check(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors], keep:
     if keep not in ("float32", "bfloat16"):
         raise ValueError(f"`keep` must be float32 or bfloat16, got {keep}")
     height, width = x.shape[2:]
-    for stage, (weight, *_) in zip(stages, tensors, strict=True):
+    for stage, (weight, *_, mean, variance) in zip(stages, tensors, strict=True):
         height, width = output_size(stage, weight, height, width)
         normalisation = stage.normalisation
+        if normalisation and not normalisation.batch_statistics and (mean is None or variance is None):
+            raise ValueError(
+                "`tensors` must have running statistics where the batch's are not used, got None"
+            )
         if normalisation and normalisation.batch_statistics and x.shape[0] * height * width == 1:
             size = torch.Size((x.shape[0], weight.shape[0], height, width))
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
