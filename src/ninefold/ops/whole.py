@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ninefold.ops import fallback, gradients
+from ninefold.ops import backend, fallback, gradients
 from ninefold.ops.operands import SLOPED, Gradient, Gradients, Operand, dense
 
 Pair = tuple[int, int]
@@ -39,7 +39,8 @@ def forward(
     if _sparse(home, x, weight, stride, padding, groups):
         sampled: Tensor = home.pointwise(_every(x, stride), weight, bias, moments)
         return sampled
-    if x.z.is_cpu and in_kernels(weight, groups, _width(x, weight, stride, padding, dilation)):
+    wide = _width(x, weight, stride, padding, dilation)
+    if not backend.on_gpu(x.z) and in_kernels(weight, groups, wide):
         convolved: Tensor = home.conv2d(x, weight, bias, stride, padding, dilation, moments)
         return convolved
     z = dense(fallback.convolve(made(home, x), weight, bias, stride, padding, dilation, groups))
@@ -63,7 +64,7 @@ def backward(
     if _sparse(home, x, weight, stride, padding, groups):
         return _scattered(home, dz, x, weight, stride, needed)
     needs_weight, needs_input = needed
-    ours = x.z.is_cpu and in_kernels(weight, groups, dz.arrived.shape[3])
+    ours = not backend.on_gpu(x.z) and in_kernels(weight, groups, dz.arrived.shape[3])
     if ours and not (needs_input and max(stride) > 1):
         own: Gradients = home.conv2d_backward(dz, x, weight, stride, padding, dilation, needed)
         return own

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ninefold.ops import cpu, passes, whole
+from ninefold.ops import backend, cpu, passes, whole
 from ninefold.ops.cpu import _kernels
 from ninefold.ops.operands import Operand
 from ninefold.training import again, gates
@@ -29,7 +29,7 @@ _PER_STAGE = 6  # tensors; the first four have gradients
 
 def possible(x: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors]) -> bool:
     """Whether all stages of a chain that runs in kernels have them both ways, and need nothing of PyTorch."""
-    if not x.is_cpu:
+    if backend.on_gpu(x):
         return False
     wanted = x.requires_grad and torch.is_grad_enabled()  # whether the stage's own image has a gradient
     height, width = x.shape[2:]
