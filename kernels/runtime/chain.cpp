@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "buffer.h"
+#include "errors.h"
 #include "parallel.h"
 
 namespace ninefold {
@@ -35,13 +37,15 @@ void move(const StageTensors& tensors, const float* numbers, int64_t channels, i
     }
 }
 
-// numbers += others, in parts that stay in the cache.
+// numbers += others, in parts that two threads can share.
 void add(float* numbers, const float* others, int64_t size, int threads) {
     const int64_t step = 65536;
     parallel_for(threads, (size + step - 1) / step, [&](int64_t part) {
-        const int64_t first = part * step, last = std::min(first + step, size);
-        for (int64_t i = first; i < last; i++)
-            numbers[i] += others[i];
+        const int64_t first = part * step, count = std::min(step, size - first);
+        Buffer sum(numbers + first, {{0, count, 1}, {0, 1, count}}),
+            same(numbers + first, {{0, count, 1}, {0, 1, count}}),
+            other(others + first, {{0, count, 1}, {0, 1, count}});
+        check(current().add(same, other, sum));
     });
 }
 

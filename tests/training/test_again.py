@@ -10,7 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ninefold.ops import passes
-from ninefold.training import again, at_once, chain
+from ninefold.training import again, at_once, by_stage, chain
 from ninefold.training.chain import Normalisation, Stage
 
 BATCH, RUNNING = Normalisation(1e-5, True), Normalisation(1e-5, False)
@@ -116,6 +116,9 @@ def test_only_what_is_cheap_beside_the_products_is_made_again(kernel, stride, ou
     layers = [depthwise(8, kernel, stride), pointwise(8, outputs)]
     stages, tensors = zip(*layers, strict=True)
     assert again.chosen(stages, [weight.shape for weight, *_ in tensors]) == (expected, False)
+    assert by_stage._made_again(image(), stages, tensors, rounded=False) == (expected, False)
+    elsewhere = torch.empty(1, 8, 4, 4, device="meta")
+    assert by_stage._made_again(elsewhere, stages, tensors, rounded=False) == (False, False)
 
 
 def test_what_no_pointwise_convolution_follows_is_kept(always):

@@ -41,14 +41,8 @@ def depthwise(
     moments: Tensor | None,
 ) -> Tensor:
     """Filter an operand; `moments`, two rows, takes the output's mean and biased variance."""
-    packed = cpu.Convolution(weight, bias, stride, dilation, weight.shape[0], None, x.z.shape[1])
-    n, _, h, w = x.z.shape
-    out = _image(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
-    sides = _kernels.Padding(*padding)
-    _kernels.train_depthwise(
-        packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
-    )
-    return out
+    geometry = stride, padding, dilation, weight.shape[0]
+    return _windowed(_kernels.train_depthwise, x, weight, bias, *geometry, moments)
 
 
 def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor | None) -> Tensor:
@@ -72,13 +66,25 @@ def conv2d(
     moments: Tensor | None,
 ) -> Tensor:
     """A standard convolution of an operand; `moments` as in `depthwise`."""
-    packed = cpu.Convolution(weight, bias, stride, dilation, 1, None, x.z.shape[1])
+    return _windowed(_kernels.train_conv2d, x, weight, bias, stride, padding, dilation, 1, moments)
+
+
+def _windowed(
+    kernel: Callable[..., None],
+    x: Operand,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    groups: int,
+    moments: Tensor | None,
+) -> Tensor:
+    packed = cpu.Convolution(weight, bias, stride, dilation, groups, None, x.z.shape[1])
     n, _, h, w = x.z.shape
     out = _image(n, weight.shape[0], *cpu._output_size(packed, h, w, padding))
-    sides = _kernels.Padding(*padding)
-    _kernels.train_conv2d(
-        packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), torch.get_num_threads()
-    )
+    sides, threads = _kernels.Padding(*padding), torch.get_num_threads()
+    kernel(packed.kernel, _operand(x), sides, out.data_ptr(), _address(moments), threads)
     return out
 
 
@@ -92,7 +98,7 @@ def depthwise_backward(
     needed: tuple[bool, bool],
 ) -> Gradients:
     """Gradients of the weight (C, 1, kh, kw) and of the operand, those of the two that are needed."""
-    return _window_backward(
+    return _windowed_backward(
         _kernels.train_depthwise_backward, dz, x, weight, stride, padding, dilation, needed
     )
 
@@ -107,10 +113,12 @@ def conv2d_backward(
     needed: tuple[bool, bool],
 ) -> Gradients:
     """As `depthwise_backward`, of a standard convolution; the operand's gradient at stride 1 alone."""
-    return _window_backward(_kernels.train_conv2d_backward, dz, x, weight, stride, padding, dilation, needed)
+    return _windowed_backward(
+        _kernels.train_conv2d_backward, dz, x, weight, stride, padding, dilation, needed
+    )
 
 
-def _window_backward(
+def _windowed_backward(
     kernel: Callable[..., None],
     dz: Gradient,
     x: Operand,

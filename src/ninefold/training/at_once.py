@@ -147,12 +147,8 @@ class _AtOnce(torch.autograd.Function):
             torch.get_num_threads(),
         )
         kept += last, numbers
-        ctx.plan, ctx.itself, ctx.activation = plan, itself, None
-        # An image that a gate was multiplied into is made again: see gates.py.
-        origin: tuple[Tensor | None, ...] = (image, None, None)
-        if made_of is not None and made_of.gate is not None:
-            ctx.activation = made_of.operand.activation
-            origin = made_of.operand.z, made_of.operand.numbers, made_of.gate
+        ctx.plan, ctx.itself = plan, itself
+        origin, ctx.activation = gates.kept(image, made_of)
         ctx.save_for_backward(*origin, *outputs, numbers, *flat)
         return out
 
@@ -160,8 +156,7 @@ class _AtOnce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         plan, (image, about_it, gate, *saved) = ctx.plan, ctx.saved_tensors
-        if gate is not None:
-            image = gates.Origin(Operand(image, about_it, ctx.activation), gate, 0).made()
+        image = gates.restored(image, about_it, gate, ctx.activation)
         count = len(plan.sizes)
         numbers, flat = saved[count], saved[count + 1 :]
         # Someone's hooks may have kept images in another layout.

@@ -46,11 +46,8 @@ class _Chain(torch.autograd.Function):
         operand = activated(image, stages[0].ahead)
         outputs: list[Tensor | None] = []
         numbers, by_stage = [], _by_stage(flat)
-        # What is rounded is kept: a filter that takes differences of rounded values is off by more than they.
         rounded = keep == "bfloat16" and image.dtype is torch.float32
-        again_too = image.is_cpu and not rounded
-        shapes = [weight.shape for weight, *_ in by_stage]
-        made = again.chosen(stages, shapes) if again_too else (False,) * len(stages)
+        made = _made_again(image, stages, by_stage, rounded)
         for stage, tensors, later in zip(stages, by_stage, made, strict=True):
             operand = _forward(home, operand, stage, tensors, found)
             z = operand.z.to(torch.bfloat16) if rounded else operand.z
@@ -62,12 +59,7 @@ class _Chain(torch.autograd.Function):
             out = operand.z
         ctx.stages, ctx.home = stages, home
         last.append(operand)
-        # An image that a gate was multiplied into is made again: see gates.py.
-        ctx.activation = None
-        origin: tuple[Tensor | None, ...] = (image, None, None)
-        if made_of is not None and made_of.gate is not None:
-            ctx.activation = made_of.operand.activation
-            origin = made_of.operand.z, made_of.operand.numbers, made_of.gate
+        origin, ctx.activation = gates.kept(image, made_of)
         ctx.save_for_backward(*origin, *outputs, *numbers, *flat)
         return out
 
@@ -76,14 +68,22 @@ class _Chain(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         stages, (image, about_it, gate, *saved) = ctx.stages, ctx.saved_tensors
         count = len(stages)
-        if gate is not None:
-            image = gates.Origin(Operand(image, about_it, ctx.activation), gate, 0).made()
+        image = gates.restored(image, about_it, gate, ctx.activation)
         outputs, numbers, tensors = saved[:count], saved[count : 2 * count], _by_stage(saved[2 * count :])
         needs_x, needs_residual, _, _, _, _, _, *needs = ctx.needs_input_grad
         images = again.Images(ctx.home, stages, tensors, image, outputs, numbers)
         parameters = _backward(dense(gradient), images, needs_x, needs)
         along = gradient if needs_residual else None
         return parameters[0], along, None, None, None, None, None, *parameters[1:]
+
+
+def _made_again(
+    image: Tensor, stages: Sequence[Stage], tensors: Sequence[Tensors], rounded: bool
+) -> tuple[bool, ...]:
+    # What is rounded is kept: a filter that takes differences of rounded values is off by more than they.
+    if rounded or not image.is_cpu:
+        return (False,) * len(stages)
+    return again.chosen(stages, [weight.shape for weight, *_ in tensors])
 
 
 def _forward(

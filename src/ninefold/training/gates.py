@@ -48,6 +48,19 @@ def origin(image: Tensor) -> Origin | None:
     return found if found is not None and found.version == image._version else None
 
 
+def kept(image: Tensor, made_of: Origin | None) -> tuple[tuple[Tensor | None, ...], str | None]:
+    """What a chain keeps of its image: three tensors, and an activation's name. See `restored`."""
+    if made_of is None or made_of.gate is None:
+        return (image, None, None), None
+    operand = made_of.operand
+    return (operand.z, operand.numbers, made_of.gate), operand.activation
+
+
+def restored(z: Tensor, numbers: Tensor | None, gate: Tensor | None, activation: str | None) -> Tensor:
+    """The image of which that was kept: itself, or made again where a gate had been multiplied into it."""
+    return z if gate is None else Origin(Operand(z, numbers, activation), gate, 0).made()
+
+
 def place(graph: Graph, calls: Collection[Node]) -> None:
     """Let `gated` stand for each product of a chain's image, one of `calls`, and a gate."""
     for node in list(graph.nodes):
