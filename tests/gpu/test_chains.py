@@ -135,6 +135,19 @@ def test_kept_in_half_the_memory(device):
     assert torch.isfinite(x.grad).all()
 
 
+def test_numbers_that_lie_apart(device):
+    layers = [
+        layer("depthwise", 16, 16, "relu", bias=True),
+        layer("pointwise", 16, 8, None, RUNNING, bias=True),
+    ]
+    stages, rows = zip(*layers, strict=True)
+    rows = [tuple(t.to(device) for t in row) for row in rows]
+    apart = [tuple(t if t.dim() == 4 else torch.stack([t, t * 9], 1)[:, 0] for t in row) for row in rows]
+    x = torch.randn(2, 16, 5, 5, device=device)
+    ours, wanted = (chain.run(x, stages, given)[0] for given in (apart, rows))
+    torch.testing.assert_close(ours, wanted)
+
+
 def test_nan_passes(device):
     layers = [layer("depthwise", 8, 8, "relu6"), layer("pointwise", 8, 8, "relu")]
     stages, rows = zip(*layers, strict=True)

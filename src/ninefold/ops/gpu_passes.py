@@ -40,7 +40,7 @@ def depthwise(
     window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     size, channels = window.output_size(*x.z.shape[2:]), weight.shape[0]
     taps = depthwise_kernels.taps_first(weight)
-    named = {"read": x.activation, "numbers": x.numbers, "shift": bias, "moments": moments}
+    named = {"read": x.activation, "numbers": x.numbers, "shift": _plain(bias), "moments": moments}
     ways: dict[str, planner.Way] = {
         str(config): partial(
             depthwise_kernels.depthwise, x.z, taps, window, size, config=config, **_detached(named)
@@ -58,7 +58,7 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     """Combine an operand's channels; `moments`, two rows, takes the output's mean and biased variance."""
     outputs, channels = weight.shape[:2]
     table = weight.detach().reshape(outputs, channels)
-    named = {"read": x.activation, "numbers": x.numbers, "shift": bias, "moments": moments}
+    named = {"read": x.activation, "numbers": x.numbers, "shift": _plain(bias), "moments": moments}
     ways: dict[str, planner.Way] = {
         str(config): partial(pointwise_kernels.pointwise, x.z, table, config=config, **_detached(named))
         for config in pointwise_kernels.configs(channels, outputs)[:MOST_WAYS]
@@ -244,7 +244,8 @@ def _reading(x: Operand) -> str:
 
 
 def _plain(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
+    """A number for each channel without its history, side by side as the kernels read them."""
+    return None if tensor is None else tensor.detach().contiguous()
 
 
 def _detached(named: dict[str, Any]) -> dict[str, Any]:
