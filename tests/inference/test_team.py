@@ -65,6 +65,20 @@ def test_any_number_of_threads_computes_the_network(
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", [16, 64])
+def test_any_number_of_threads_gives_the_same_bits(
+    network: tuple[nn.Module, Tensor, Tensor], size: int
+) -> None:
+    """At 16 the gated weights are fewer than the image's numbers, and more than those of half of it."""
+    fast, x = network[0], torch.randn(1, 3, size, size)
+    made = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        made.append(fast(x))
+    assert all(torch.equal(each, made[0]) for each in made)
+
+
+@pytest.mark.usefixtures("threads")
 def test_several_callers_have_teams_of_their_own(network: tuple[nn.Module, Tensor, Tensor]) -> None:
     fast, x, _ = network
     torch.set_num_threads(2)
