@@ -120,7 +120,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "pointwise": lambda: pointwise.pointwise(
         image(32, 15),
         table(64, 32),
-        config=pointwise.configs(32, 64)[0],
+        config=pointwise.configs(32, 64, reduces=True)[0],
         moments=table(2, 64, torch.float32),
         activation="gelu",
         **READ,
@@ -128,7 +128,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "pointwise input gradient": lambda: pointwise.pointwise(
         image(32, 15),
         table(32, 64),
-        config=pointwise.configs(32, 64)[0],
+        config=pointwise.configs(32, 64, reduces=True)[0],
         transposed=True,
         below=image(64, 15),
         below_numbers=table(4, 64, torch.float32),

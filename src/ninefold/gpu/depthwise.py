@@ -11,12 +11,13 @@ residual, or with the output's moments, or with batch-norm's two sums.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ninefold.gpu import launch, statistics
-from ninefold.gpu.language import finished, row, sloped
+from ninefold.gpu.language import existing, finished, row, sloped, widened
 from ninefold.gpu.launch import Config
 from ninefold.gpu.patch import sums
 from ninefold.gpu.statistics import end_moments, end_sums, middle
@@ -44,7 +45,6 @@ def depthwise_kernel(
     width,
     out_height,
     out_width,
-    channels,
     tiles_y,
     tiles_x,
     tiles,
@@ -72,10 +72,9 @@ def depthwise_kernel(
     LANES_Y: tl.constexpr,
     LANES_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    DIVISOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
     """A share of the tiles, for a block of channels."""
-    channels = channels // DIVISOR * DIVISOR
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     lane = tl.arange(0, LANES_Y * LANES_X)
     begin = tl.program_id(0) * share
@@ -86,7 +85,7 @@ def depthwise_kernel(
         tile_x, tile_y, n = tile % tiles_x, tile // tiles_x % tiles_y, tile // tiles_x // tiles_y
         y = (tile_y * LANES_Y + lane // LANES_X) * PATCH_Y
         x = (tile_x * LANES_X + lane % LANES_X) * PATCH_X
-        start = n.to(tl.int64) * height * width * channels
+        start = n.to(tl.int64) * height * width * CHANNELS
         made = sums(
             image + start,
             image if beside is None else beside + start,
@@ -98,7 +97,7 @@ def depthwise_kernel(
             (y < out_height) & (x < out_width),
             height,
             width,
-            channels,
+            CHANNELS,
             c,
             READ,
             TALL,
@@ -119,27 +118,28 @@ def depthwise_kernel(
             LAST_X,
             PATCH_X,
         )
-        start = n.to(tl.int64) * out_height * out_width * channels
+        start = n.to(tl.int64) * out_height * out_width * CHANNELS
+        corner = start + (((y * out_width + x) * CHANNELS)[:, None] + c[None, :])
         values, masks = (), ()
         for r in tl.static_range(PATCH_Y):
             for q in tl.static_range(PATCH_X):
-                mask = ((y + r < out_height) & (x + q < out_width))[:, None] & (c < channels)[None, :]
-                offsets = (((y + r) * out_width + x + q) * channels)[:, None] + c[None, :]
+                mask = existing((y + r < out_height) & (x + q < out_width), c, CHANNELS)
+                down = corner + r * out_width * CHANNELS
                 value = made[r * PATCH_X + q]
                 around = value
                 if ENDING == "sums":
-                    z = tl.load(below + start + offsets, mask=mask, other=0.0).to(tl.float32)
-                    around = z - row(below_numbers, 0, channels, c)[None, :]
-                    before = row(below_numbers, 2, channels, c)[None, :] * around
-                    before += row(below_numbers, 3, channels, c)[None, :]
+                    z = widened(tl.load(below + down + q * CHANNELS, mask=mask, other=0.0))
+                    around = z - row(below_numbers, 0, CHANNELS, c)[None, :]
+                    before = row(below_numbers, 2, CHANNELS, c)[None, :] * around
+                    before += row(below_numbers, 3, CHANNELS, c)[None, :]
                     value = sloped(value, before, ACTIVATION)
                 else:
-                    value = finished(value, scale, shift, channels, c, ACTIVATION)
+                    value = finished(value, scale, shift, CHANNELS, c, ACTIVATION)
                 if residual is not None:
-                    value += tl.load(residual + start + offsets, mask=mask, other=0.0).to(tl.float32)
+                    value += widened(tl.load(residual + down + q * CHANNELS, mask=mask, other=0.0))
                 value = value.to(out.dtype.element_ty)
-                tl.store(out + start + offsets, value, mask=mask)
-                value = value.to(tl.float32)
+                tl.store(out + down + q * CHANNELS, value, mask=mask)
+                value = widened(value)
                 if ENDING == "sums":
                     first += tl.where(mask, value, 0.0)
                     second += tl.where(mask, value * around, 0.0)
@@ -158,25 +158,22 @@ def depthwise_kernel(
                 first += away
                 second += away * away
     if ENDING == "moments":
-        end_moments(partial, pivot, first, second, seen, channels, c)
+        end_moments(partial, 0, pivot, first, second, seen, CHANNELS, c)
     elif ENDING == "sums":
-        end_sums(partial, first, second, channels, c)
+        end_sums(partial, 0, first, second, CHANNELS, c)
 
 
 def configs(window: Window, size: tuple[int, int], channels: int, *, backward: bool = False) -> list[Config]:
     """Block sizes worth a try for an output of `size`, the first of them the one to take untried."""
     stride = window.stride if backward else (1, 1)
-    # A patch, and the channels a thread holds of it. Wide windows unroll far: 7×7 in patches of 1×4 takes
-    # 10 s to compile, of 1×8 minutes. With 4 channels instead of 2 a thread spills registers from 5×5 on, and
-    # at 3×3 takes 200 of them instead of 100, but reads 8 bytes at once, and a value costs a quarter fewer
-    # instructions, which is what these kernels are held by: 28² × 192 took 195 µs on an H200, its bytes 36.
-    wide = max(window.kernel) > 3
-    if wide:
-        shapes = ((1, 4), 2), ((2, 4), 2), ((2, 2), 2)
-    elif backward:
-        shapes = ((2, 4), 2), ((2, 2), 4), ((1, 4), 4)
+    # A patch, and the channels a thread holds of it. Instructions are what these kernels are held by, and the
+    # larger both, the fewer an output takes: 3×3 forward in training 71 in patches of 2×4 with two channels,
+    # 58 with four (8 bytes a load, but 190 registers for 118), 57 in patches of 4×4. Wide windows unroll far:
+    # 5×5 in patches of 4×4 takes 15 s to compile, 7×7 in patches of 1×8 minutes.
+    if max(window.kernel) > 3:
+        shapes = ((2, 4), 2), ((1, 4), 2), ((2, 2), 4)
     else:
-        shapes = ((2, 4), 2), ((2, 4), 4), ((1, 4), 4)
+        shapes = ((2, 4), 2), ((2, 4), 4), ((4, 4), 2)
     found = []
     for (rows, columns), held in shapes:
         # Patches of an input gradient begin on the stride's grid.
@@ -231,7 +228,7 @@ def depthwise(
         depthwise_kernel,
         (programs, blocks),
         *(out, x, beside, numbers, turn, weight, scale, shift, residual, below, below_numbers, partial),
-        *(height, width, *size, channels, tiles_y, tiles_x, tiles, share),
+        *(height, width, *size, tiles_y, tiles_x, tiles, share),
         config=config,
         READ=read,
         ACTIVATION=activation,
@@ -239,7 +236,7 @@ def depthwise(
         LANES_Y=config.lanes[0],
         LANES_X=config.lanes[1],
         BLOCK_C=config.channels,
-        DIVISOR=launch.divisor(channels),
+        CHANNELS=channels,
         **window.constants(config.patch, backward=backward),
     )
     if partial is None:
@@ -251,5 +248,6 @@ def depthwise(
 
 
 def taps_first(weight: Tensor) -> Tensor:
-    """The weights (C, 1, kh, kw) as the kernels read them: (taps, C)."""
-    return weight.detach().reshape(weight.shape[0], -1).t().contiguous()
+    """The weights (C, 1, kh, kw) as the kernels read them: (taps, C), float32, so that none widens them."""
+    taps = weight.detach().reshape(weight.shape[0], -1).t()
+    return torch.empty(taps.shape, dtype=torch.float32, device=taps.device).copy_(taps)

@@ -10,8 +10,12 @@ as activation(scale·(z - mean) + shift). A gradient is kept as it is behind the
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
@@ -71,6 +75,34 @@ def sloped(gradient, x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def widened(x):
+    """A tile in float32. Of two bfloat16 in a register a shift is one and a mask the other.
+
+    Triton by itself takes three instructions for a pair. The interpreter knows no assembly.
+    """
+    if x.dtype == tl.bfloat16 and not INTERPRETED:
+        pair: tl.constexpr = "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;"
+        bits = tl.inline_asm_elementwise(pair, "=r,=r,r", [x], dtype=tl.int32, is_pure=True, pack=2)
+        x = bits.to(tl.float32, bitcast=True)
+    else:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def within(at, extent):
+    """Whether 0 <= at < extent, in one comparison: below zero is far above as an unsigned number."""
+    return at.to(tl.uint32, bitcast=True) < extent
+
+
+@triton.jit
+def existing(lanes, c, CHANNELS: tl.constexpr):
+    """The mask (lanes, channels) of the lanes that are told and of channels that there are."""
+    WHOLE: tl.constexpr = (CHANNELS + c.shape[0] - 1) // c.shape[0] * c.shape[0] == CHANNELS
+    return lanes[:, None] if WHOLE else lanes[:, None] & (c < CHANNELS)[None, :]
+
+
+@triton.jit
 def row(pointer, index: tl.constexpr, channels, c):
     """Row `index` of a float32 table (rows, channels), for the channels `c`; 0 beyond the last."""
     return tl.load(pointer + index * channels + c, mask=c < channels, other=0.0).to(tl.float32)
@@ -120,10 +152,10 @@ def read(image, beside, offsets, mask, numbers, turn, channels, c, ACTIVATION: t
     Without `numbers` as it lies there, with them normalised and activated; with `turn` it is a gradient, and
     `beside` the raw image that it belongs to.
     """
-    EXACT: tl.constexpr = image.dtype.element_ty == tl.float32
-    value = tl.load(image + offsets, mask=mask, other=0.0).to(tl.float32)
+    EXACT: tl.constexpr = image.dtype.scalar.element_ty == tl.float32
+    value = widened(tl.load(image + offsets, mask=mask, other=0.0))
     if turn is not None:
-        z = tl.load(beside + offsets, mask=mask, other=0.0).to(tl.float32)
+        z = widened(tl.load(beside + offsets, mask=mask, other=0.0))
         value = tl.where(mask, turned(value, z, numbers, turn, channels, c, EXACT), 0.0)
     elif numbers is not None:
         value = tl.where(mask, normalised(value, numbers, channels, c, ACTIVATION, EXACT), 0.0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ninefold.gpu.language import read
+from ninefold.gpu.language import existing, read, vector, within
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def sums(
     live,
     height,
     width,
-    channels,
+    CHANNELS: tl.constexpr,
     c,
     ACTIVATION: tl.constexpr,
     TALL: tl.constexpr,
@@ -52,21 +52,27 @@ def sums(
 ):
     """PATCH_Y·PATCH_X tiles (lanes, channels) of sums, in float32.
 
-    `image` and `beside` point at the first pixel of one image (height, width, channels), `weight` is (taps,
-    channels). Lane l's patch begins at output (y[l], x[l]); only `live` lanes read.
+    `image` and `beside` point at the first pixel of one image (height, width, CHANNELS), `weight` is (taps,
+    CHANNELS). Lane l's patch begins at output (y[l], x[l]); only `live` lanes read.
     """
     base_y, base_x = y * OUT_Y // IN_Y, x * OUT_X // IN_X
+    corner = ((base_y * width + base_x) * CHANNELS)[:, None] + c[None, :]
+    image, beside = image + corner, beside + corner
+    # What is not live begins below every image, so that one comparison a row says both.
+    base_y = tl.where(live, base_y, 1 << 30)
     made = ()
     for _ in tl.static_range(PATCH_Y * PATCH_X):
         made = made + (tl.zeros((y.shape[0], c.shape[0]), tl.float32),)
     for a in tl.static_range(FIRST_Y, LAST_Y):
-        inside_y = live & (base_y + a >= 0) & (base_y + a < height)
+        inside_y = within(base_y + a, height)
+        image_row, beside_row = image + a * width * CHANNELS, beside + a * width * CHANNELS
         values = ()
         for b in tl.static_range(FIRST_X, LAST_X):
-            inside = inside_y & (base_x + b >= 0) & (base_x + b < width)
-            offsets = (((base_y + a) * width + base_x + b) * channels)[:, None] + c[None, :]
-            mask = inside[:, None] & (c < channels)[None, :]
-            values = values + (read(image, beside, offsets, mask, numbers, turn, channels, c, ACTIVATION),)
+            mask = existing(inside_y & within(base_x + b, width), c, CHANNELS)
+            value = read(
+                image_row, beside_row, b * CHANNELS, mask, numbers, turn, CHANNELS, c, ACTIVATION
+            )
+            values = values + (value,)
         more = ()
         for r in tl.static_range(PATCH_Y):
             for q in tl.static_range(PATCH_X):
@@ -76,8 +82,7 @@ def sums(
                         for j in tl.static_range(WIDE):
                             for b in tl.static_range(FIRST_X, LAST_X):
                                 if q * OUT_X + SIGN * (j * DILATION_X - BEFORE_X) == b * IN_X:
-                                    tap = weight + (i * WIDE + j) * channels + c
-                                    w = tl.load(tap, mask=c < channels, other=0.0).to(tl.float32)
+                                    w = vector(weight + (i * WIDE + j) * CHANNELS, CHANNELS, c, 0.0)
                                     total += values[b - FIRST_X] * w[None, :]
                 more = more + (total,)
         made = more

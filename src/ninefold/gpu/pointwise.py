@@ -12,9 +12,29 @@ import triton.language as tl
 from torch import Tensor
 
 from ninefold.gpu import launch, statistics
-from ninefold.gpu.language import finished, product, read, row, sloped
+from ninefold.gpu.language import finished, product, read, row, sloped, widened
 from ninefold.gpu.launch import Config
 from ninefold.gpu.statistics import end_moments, end_sums, middle
+
+
+@triton.jit
+def halved(tile):
+    """Sums of two rows each: of those that one thread holds of a matrix product, so nobody asks another."""
+    ROWS: tl.constexpr = tile.shape[0]
+    COLUMNS: tl.constexpr = tile.shape[1]
+    pairs = tl.reshape(tile, (ROWS // 16, 2, 8, COLUMNS))
+    return tl.reshape(tl.sum(pairs, 1), (ROWS // 2, COLUMNS))
+
+
+@triton.jit
+def folded(tile):
+    """Sums of every 32nd row: of those that one thread holds of a tile that is loaded and stored."""
+    ROWS: tl.constexpr = tile.shape[0]
+    COLUMNS: tl.constexpr = tile.shape[1]
+    return tl.sum(tl.reshape(tile, (ROWS // 32, 32, COLUMNS)), 0)
+
+
+_PROGRAMS = 132 * 12  # as many as a kernel that reduces shall at least have
 
 
 @triton.jit(do_not_specialize=launch.EXTENTS)
@@ -34,6 +54,8 @@ def pointwise_kernel(
     pixels,
     channels,
     outputs,
+    tiles,
+    share,
     step_output,
     step_channel,
     READ: tl.constexpr,
@@ -46,58 +68,80 @@ def pointwise_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """One tile of pixels × outputs."""
+    """A share of the tiles of pixels, for a block of outputs; programs of one share follow each other."""
     channels, outputs = channels // DIVISOR * DIVISOR, outputs // OUT_DIVISOR * OUT_DIVISOR
-    tile = tl.program_id(0)
-    p = tile.to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
-    for begin in range(0, channels, BLOCK_C):
-        c = begin + tl.arange(0, BLOCK_C)
-        mask = (p < pixels)[:, None] & (c < channels)[None, :]
-        offsets = p[:, None] * channels + c[None, :]
-        if numbers is None:
-            a = tl.load(image + offsets, mask=mask, other=0.0)
+    lane = tl.arange(0, BLOCK_P)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    begin = tl.program_id(1) * share
+    pivot, seen = tl.zeros((BLOCK_N,), tl.float32), 0.0
+    ROWS: tl.constexpr = 32 if ENDING == "sums" else BLOCK_P // 2
+    first = tl.zeros((ROWS, BLOCK_N), tl.float32)
+    second = tl.zeros((ROWS, BLOCK_N), tl.float32)
+    for step in range(0, tl.minimum(share, tiles - begin)):
+        # Only a tile's first pixel is a number of 64 bits.
+        start = (begin + step).to(tl.int64) * BLOCK_P
+        live = lane < tl.minimum(pixels - start, BLOCK_P).to(tl.int32)
+        total = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+        for deep in range(0, channels, BLOCK_C):
+            c = deep + tl.arange(0, BLOCK_C)
+            mask = live[:, None] & (c < channels)[None, :]
+            offsets = lane[:, None] * channels + c[None, :]
+            at = image + start * channels
+            if numbers is None:
+                a = tl.load(at + offsets, mask=mask, other=0.0)
+            else:
+                near = at if beside is None else beside + start * channels
+                value = read(at, near, offsets, mask, numbers, turn, channels, c, READ)
+                a = value.to(image.dtype.element_ty)
+            at_w = weight + c[:, None] * step_channel + n[None, :] * step_output
+            w = tl.load(at_w, mask=(c < channels)[:, None] & (n < outputs)[None, :], other=0.0)
+            total = product(a, w.to(a.dtype), total, PRECISION)
+        mask = live[:, None] & (n < outputs)[None, :]
+        offsets = lane[:, None] * outputs + n[None, :]
+        start = start * outputs
+        around = total
+        if ENDING == "sums":
+            z = widened(tl.load(below + start + offsets, mask=mask, other=0.0))
+            around = z - row(below_numbers, 0, outputs, n)[None, :]
+            before = row(below_numbers, 2, outputs, n)[None, :] * around
+            value = sloped(total, before + row(below_numbers, 3, outputs, n)[None, :], ACTIVATION)
         else:
-            value = read(image, beside, offsets, mask, numbers, turn, channels, c, READ)
-            a = value.to(image.dtype.element_ty)
-        at = weight + c[:, None] * step_channel + n[None, :] * step_output
-        w = tl.load(at, mask=(c < channels)[:, None] & (n < outputs)[None, :], other=0.0)
-        total = product(a, w.to(a.dtype), total, PRECISION)
-    mask = (p < pixels)[:, None] & (n < outputs)[None, :]
-    offsets = p[:, None] * outputs + n[None, :]
-    around = total
-    if ENDING == "sums":
-        z = tl.load(below + offsets, mask=mask, other=0.0).to(tl.float32)
-        around = z - row(below_numbers, 0, outputs, n)[None, :]
-        before = row(below_numbers, 2, outputs, n)[None, :] * around
-        value = sloped(total, before + row(below_numbers, 3, outputs, n)[None, :], ACTIVATION)
-    else:
-        value = finished(total, scale, shift, outputs, n, ACTIVATION)
-    if residual is not None:
-        value += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
-    value = value.to(out.dtype.element_ty)
-    tl.store(out + offsets, value, mask=mask)
+            value = finished(total, scale, shift, outputs, n, ACTIVATION)
+        if residual is not None:
+            value += widened(tl.load(residual + start + offsets, mask=mask, other=0.0))
+        value = value.to(out.dtype.element_ty)
+        tl.store(out + start + offsets, value, mask=mask)
+        if ENDING == "moments":
+            count = tl.sum(live.to(tl.float32), 0)
+            value = widened(value)
+            if step == 0:
+                pivot = middle((value,), (mask,), 1, count)
+            seen += count
+            away = tl.where(mask, value - pivot[None, :], 0.0)
+            first += halved(away)
+            second += halved(away * away)
+        elif ENDING == "sums":
+            value = tl.where(mask, widened(value), 0.0)
+            first += folded(value)
+            second += folded(value * around)
     if ENDING == "moments":
-        count = tl.minimum(pixels - tile.to(tl.int64) * BLOCK_P, BLOCK_P).to(tl.float32)
-        value = value.to(tl.float32)
-        pivot = middle((value,), (mask,), 1, count)
-        away = tl.where(mask, value - pivot[None, :], 0.0)
-        end_moments(partial, pivot, away, away * away, count, outputs, n)
+        end_moments(partial, 1, pivot, first, second, seen, outputs, n)
     elif ENDING == "sums":
-        value = tl.where(mask, value.to(tl.float32), 0.0)
-        end_sums(partial, value, tl.where(mask, value * around, 0.0), outputs, n)
+        end_sums(partial, 1, first, second, outputs, n)
 
 
-def configs(channels: int, outputs: int) -> list[Config]:
-    """Block sizes worth a try, the first of them the one to take untried."""
+def configs(channels: int, outputs: int, *, reduces: bool = False) -> list[Config]:
+    """Block sizes worth a try, the first of them the one to take untried; `reduces` with an ending."""
     deep = launch.power(channels, 16, 64)
     # Compiled for sm_90 with every reading and ending: 128×256 spills a kilobyte a thread, 64×128 leaves room
     # for three programs on a multiprocessor. Large tiles where the weights are read over and over. Narrow
     # layers (96→24 at 56² took 165 µs in tiles of 64 on an H200, its bytes 45) are held by instructions, a
-    # fifth fewer a pixel in tiles of 128, and by how many programs find room, so they pipeline less.
+    # fifth fewer a pixel in tiles of 128, and by how many programs find room, so they pipeline less. What
+    # reduces holds two more tiles of sums, half as tall: 64×64 takes 228 registers then, 64×128 spills.
     small, large = (64, 128, 4, 3), (128, 128, 8, 3)
-    if outputs <= 64:
+    if reduces:
+        sizes = [(64, 64, 4, 3), (128, 32, 4, 2), (64, 32, 4, 3)]
+    elif outputs <= 64:
         sizes = [(128, 64, 4, 2), (64, 64, 4, 3), (256, 64, 8, 2)]
     elif channels * outputs >= 1 << 16:
         sizes = [large, small, (64, 256, 8, 3)]
@@ -137,17 +181,19 @@ def pointwise(
     steps = weight.stride()[::-1] if transposed else weight.stride()
     out = launch.image((batch, outputs, height, width), x)
     pixels = batch * height * width
-    tiles = launch.blocks(pixels, config.pixels)
-    ending, partial = None, None
-    if moments is not None:
-        ending, partial = "moments", statistics.room_for_moments(tiles, outputs, x)
-    elif below is not None:
-        ending, partial = "sums", statistics.room_for_sums(tiles, outputs, x)
+    tiles, across = launch.blocks(pixels, config.pixels), launch.blocks(outputs, config.outputs)
+    share, ending, partial = 1, None, None
+    if moments is not None or below is not None:
+        share = max(1, tiles * across // _PROGRAMS)
+        ending = "sums" if moments is None else "moments"
+        room = statistics.room_for_sums if moments is None else statistics.room_for_moments
+        partial = room(launch.blocks(tiles, share), outputs, x)
+    programs = launch.blocks(tiles, share)
     launch.run(
         pointwise_kernel,
-        (tiles, launch.blocks(outputs, config.outputs)),
+        (across, programs),
         *(out, x, beside, numbers, turn, weight, scale, shift, residual, below, below_numbers, partial),
-        *(pixels, channels, outputs, *steps),
+        *(pixels, channels, outputs, tiles, share, *steps),
         config=config,
         READ=read,
         ACTIVATION=activation,
@@ -162,6 +208,6 @@ def pointwise(
     if partial is None:
         return out, None
     if moments is not None:
-        statistics.moments(partial, tiles, outputs, moments)
+        statistics.moments(partial, programs, outputs, moments)
         return out, None
     return out, statistics.total(partial).view(2, outputs)

@@ -45,15 +45,19 @@ def pointwise_weight_kernel(
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     begin = tl.program_id(0).to(tl.int64) * share
+    lane = tl.arange(0, BLOCK_P)
     for step in range(0, share, BLOCK_P):
-        p = begin + step + tl.arange(0, BLOCK_P)
-        live = (p < begin + share) & (p < pixels)
+        start = begin + step
+        live = lane < tl.minimum(tl.minimum(begin + share, pixels) - start, BLOCK_P).to(tl.int32)
         mask = live[:, None] & (n < outputs)[None, :]
-        offsets = p[:, None] * outputs + n[None, :]
-        g = read(gradient, beside, offsets, mask, gradient_numbers, turn, outputs, n, None)
+        offsets = lane[:, None] * outputs + n[None, :]
+        at = gradient + start * outputs
+        near = at if beside is None else beside + start * outputs
+        g = read(at, near, offsets, mask, gradient_numbers, turn, outputs, n, None)
         mask = live[:, None] & (c < channels)[None, :]
-        offsets = p[:, None] * channels + c[None, :]
-        value = read(image, image, offsets, mask, image_numbers, None, channels, c, READ)
+        offsets = lane[:, None] * channels + c[None, :]
+        at = image + start * channels
+        value = read(at, at, offsets, mask, image_numbers, None, channels, c, READ)
         g, value = g.to(gradient.dtype.element_ty), value.to(image.dtype.element_ty)
         total = product(tl.trans(g), value, total, PRECISION)
     into = tl.program_id(0).to(tl.int64) * outputs * channels

@@ -71,10 +71,14 @@ def sum_kernel(out, partial, tiles, width, GROUP: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit
-def end_moments(partial, pivot, first, second, count, channels, c):
-    """Write a program's mean and M2 from tiles (lanes, channels) of Σ (z - pivot) and Σ (z - pivot)²."""
-    programs, program = tl.num_programs(0).to(tl.int64), tl.program_id(0)
-    shift = tl.sum(first, 0) / count
+def end_moments(partial, AXIS: tl.constexpr, pivot, first, second, count, channels, c):
+    """Write a program's mean and M2 from tiles (lanes, channels) of Σ (z - pivot) and Σ (z - pivot)².
+
+    The grid's AXIS counts shares of an image, the other blocks of channels.
+    """
+    programs, program = tl.num_programs(AXIS).to(tl.int64), tl.program_id(AXIS)
+    # One division: each would be a dozen instructions and a slow path, for every channel of every program.
+    shift = tl.sum(first, 0) * (1.0 / count)
     spread = tl.sum(second, 0) - shift * shift * count
     into = partial + program.to(tl.int64) * 2 * channels + c
     tl.store(into, pivot + shift, mask=c < channels)
@@ -84,9 +88,9 @@ def end_moments(partial, pivot, first, second, count, channels, c):
 
 
 @triton.jit
-def end_sums(partial, total, moment, channels, c):
-    """Write a program's Σ g and Σ g·(z - mean) from tiles (lanes, channels) of both."""
-    into = partial + tl.program_id(0).to(tl.int64) * 2 * channels + c
+def end_sums(partial, AXIS: tl.constexpr, total, moment, channels, c):
+    """Write a program's Σ g and Σ g·(z - mean) from tiles (lanes, channels) of both; AXIS as above."""
+    into = partial + tl.program_id(AXIS).to(tl.int64) * 2 * channels + c
     tl.store(into, tl.sum(total, 0), mask=c < channels)
     tl.store(into + channels, tl.sum(moment, 0), mask=c < channels)
 
@@ -97,7 +101,7 @@ def middle(values, masks, TILES: tl.constexpr, count):
     total = tl.sum(tl.where(masks[0], values[0], 0.0), 0)
     for k in tl.static_range(1, TILES):
         total += tl.sum(tl.where(masks[k], values[k], 0.0), 0)
-    return total / count
+    return total * (1.0 / count)
 
 
 def room_for_moments(tiles: int, channels: int, like: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def separable_conv2d(
             residual=added,
         )
 
-    configs = separable.configs(window, size, channels, outputs)[:MOST_WAYS]
+    configs = separable.configs(window, size, channels, outputs)
     ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
     biases = depthwise_bias is not None, pointwise_bias is not None
     task = (

@@ -58,11 +58,21 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     """Combine an operand's channels; `moments`, two rows, takes the output's mean and biased variance."""
     outputs, channels = weight.shape[:2]
     table = weight.detach().reshape(outputs, channels)
-    named = {"read": x.activation, "numbers": x.numbers, "shift": _plain(bias), "moments": moments}
+    named = _detached({"read": x.activation, "numbers": x.numbers, "shift": _plain(bias)})
+    kernel = partial(pointwise_kernels.pointwise, x.z, table, **named)
+    plain, *_ = pointwise_kernels.configs(channels, outputs)
+
+    def apart() -> tuple[Tensor, None]:
+        z, _ = kernel(config=plain)
+        between.moments(z, moments)
+        return z, None
+
     ways: dict[str, planner.Way] = {
-        str(config): partial(pointwise_kernels.pointwise, x.z, table, config=config, **_detached(named))
-        for config in pointwise_kernels.configs(channels, outputs)[:MOST_WAYS]
+        str(config): partial(kernel, config=config, moments=moments)
+        for config in pointwise_kernels.configs(channels, outputs, reduces=moments is not None)[:MOST_WAYS]
     }
+    if moments is not None:
+        ways[f"{plain}, moments apart"] = apart
     ways[planner.PYTORCH] = lambda: (whole.forward(_home(), x, weight, bias, *_POINT, 1, moments),)
     task = f"pointwise {describe(x.z)} {outputs} {_reading(x)} {bias is not None} {moments is not None}"
     out: Tensor = planner.run(task, ways, x.z)[0]
@@ -137,18 +147,15 @@ def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[b
         )
         for config in pointwise_weight.configs(channels, outputs)[:MOST_WAYS]
     }
+    kernel = partial(pointwise_kernels.pointwise, dz.arrived, table, transposed=True, **arrived)
+    plain, *_ = pointwise_kernels.configs(outputs, channels)
+    below = _below(x)
     inputs: dict[str, planner.Way] = {
-        str(config): partial(
-            pointwise_kernels.pointwise,
-            dz.arrived,
-            table,
-            config=config,
-            transposed=True,
-            **arrived,
-            **_below(x),
-        )
-        for config in pointwise_kernels.configs(outputs, channels)[:MOST_WAYS]
+        str(config): partial(kernel, config=config, **below)
+        for config in pointwise_kernels.configs(outputs, channels, reduces=bool(below))[:MOST_WAYS]
     }
+    if below:
+        inputs[f"{plain}, sums apart"] = lambda: reduce(x, kernel(config=plain)[0])
     task = f"pointwise {describe(x.z)} {outputs} {_reading(x)} {dz.turn is not None}"
     return _backward(task, weights, inputs, dz, x, weight, (*_POINT, 1), needed)
 
