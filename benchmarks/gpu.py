@@ -117,11 +117,13 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder to write to")
     parser.add_argument("--batch", type=int, default=128, help="images of a layer (default: 128)")
     parser.add_argument("--training-batch", type=int, default=256, help="images of a step (default: 256)")
+    parser.add_argument("--compiling", type=int, help="processes that compile (default: by the processors)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--way", default="", help=argparse.SUPPRESS)
     parser.add_argument("--network", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--known", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     import gpu_parts
 
@@ -167,7 +169,7 @@ def everything(given: argparse.Namespace) -> int:
 
     print(f"compiling and testing ({time.time() - began:.0f} s)", flush=True)
     processors = len(os.sched_getaffinity(0))
-    workers = max(2, processors * 2 // 3)
+    workers = max(2, processors * 2 // 3) if given.compiling is None else given.compiling
     end = share(_WARM_UNTIL)
     jobs = [
         start(f"compile {k}", "--part", "warm", "--way", f"{k}/{workers}", "--until", str(end))
@@ -179,7 +181,7 @@ def everything(given: argparse.Namespace) -> int:
         start(f"torch.compile {name}", "--part", "warm-compile", "--network", name, *_sizes(given))
         for name in NETWORKS
     ]
-    tests = _tests(max(2, processors // 4))
+    tests = _tests(max(2, processors // 2))
     take(follow([*jobs, tests], end, quiet=True))
     found["tests"] = {"command": "pytest tests/gpu", "result": _last(tests)}
     found["compiled"] = {"result": [_last(job) for job in jobs]}
@@ -202,8 +204,12 @@ def everything(given: argparse.Namespace) -> int:
             found["notes"].append(f"No time was left for {name} by {way}.")
             continue
         portion = _STARTS[way] / sum(_STARTS[other] for _, other in order[place:])
-        end = min(time.time() + max(20, 1.6 * left * portion), share(0.985))
+        end = min(time.time() + max(30, 1.6 * left * portion), share(0.985))
         arguments = ["--part", "training", "--network", name, "--way", way, "--until", str(end - 2)]
+        # What float32 and PyTorch's autocast do, which the first to train this network has found out.
+        known = next((row for row in found["training"] if row["network"] == name), None)
+        if known:
+            arguments += ["--known", f"{known['fall']},{known['autocast_distance']}"]
         take(follow([start(f"{name} {way}", *arguments, *_sizes(given))], end))
     if (left := share(0.985) - time.time()) > 25:
         print(f"against torch.compile's max-autotune ({time.time() - began:.0f} s)", flush=True)

@@ -140,10 +140,13 @@ def _compiled(given: argparse.Namespace) -> None:
 
 
 def _training(given: argparse.Namespace) -> None:
-    seconds = max(1.0, min(6.0, given.until - time.time() - 10))
+    seconds = max(1.0, min(3.0, given.until - time.time() - 10))
+    known = tuple(map(float, given.known.split(","))) if given.known else None
     for batch in (given.training_batch // part for part in (1, 2, 4, 8)):
         try:
-            made = gpu_training.measure(given.network, given.way, batch, seconds=seconds, until=given.until)
+            made = gpu_training.measure(
+                given.network, given.way, batch, seconds=seconds, until=given.until, known=known
+            )
         except torch.OutOfMemoryError:
             print(f"a batch of {batch} does not fit")
             torch.cuda.empty_cache()

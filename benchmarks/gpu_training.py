@@ -40,18 +40,20 @@ def prepared(way: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
     return model
 
 
-def measure(name: str, way: str, batch: int, *, seconds: float, until: float) -> dict[str, Any]:
-    """Time steps of a network for about `seconds`; stop in any case when the clock says `until`."""
+def measure(
+    name: str, way: str, batch: int, *, seconds: float, until: float, known: tuple[float, ...] | None = None
+) -> dict[str, Any]:
+    """Time steps of a network for about `seconds`; stop in any case when the clock says `until`.
+
+    `known`, if another process has found it out: float32's fall and how far PyTorch's autocast is from it.
+    """
     torch.manual_seed(0)
     form = torch.contiguous_format if way == "eager_nchw" else torch.channels_last
     model = gpu_cases.network(name).to(DEVICE).to(memory_format=form)
     # Two batches in turns: neither lies in a cache.
     images = [_pictures(batch).contiguous(memory_format=form) for _ in "ab"]
     labels = [torch.randint(CLASSES, (batch,), device=DEVICE) for _ in "ab"]
-    plain = copy.deepcopy(model), copy.deepcopy(model)
-    right = _fall(plain[0], plain[0], images[0], labels[0], autocast=False)
-    theirs = abs(_fall(plain[1], plain[1], images[0], labels[0]) - right) / right
-    del plain
+    right, theirs = known or _references(model, images[0], labels[0])
     _release()
     run = prepared(way, model)
     began = time.perf_counter()
@@ -114,6 +116,13 @@ def first_step(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor
     loss.backward()
     torch.cuda.synchronize()
     model.zero_grad(set_to_none=True)
+
+
+def _references(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The fall of PyTorch's loss in float32, and how far that with autocast is from it, as a share."""
+    exact, cast = copy.deepcopy(model), copy.deepcopy(model)
+    right = _fall(exact, exact, images, labels, autocast=False)
+    return right, abs(_fall(cast, cast, images, labels) - right) / right
 
 
 def _fall(

@@ -79,7 +79,7 @@ def main() -> None:
     gpu_cases.MOBILENET_V1 = (gpu_cases.Separable(16, 24, 6, 2),)
     gpu_cases.DEPTHWISE = (gpu_cases.Depthwise(16, 6, 3, 1),)
     torch.manual_seed(1)
-    given = argparse.Namespace(batch=2, training_batch=4, network="small", until=time.time() + 600)
+    given = argparse.Namespace(batch=2, training_batch=4, network="small", known="", until=time.time() + 600)
     available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
     gpu_parts.run(argparse.Namespace(part="machine", **vars(given)))
     torch.cuda.is_available = available  # Dynamo asks too

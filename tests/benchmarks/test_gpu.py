@@ -43,6 +43,8 @@ FOUND = {
             "batch": 256,
             "seconds": seconds,
             "peak_bytes": memory,
+            "fall": 1.0,
+            "autocast_distance": 0.01,
             "first_step": 3.0,
         }
         for way, seconds, memory in (
@@ -116,7 +118,7 @@ def test_all_parts_in_their_order(
         return begin(name, command=[sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
 
     monkeypatch.setattr(gpu, "start", imitated)
-    given = argparse.Namespace(seconds=100, results=tmp_path, batch=2, training_batch=4)
+    given = argparse.Namespace(seconds=100, results=tmp_path, batch=2, training_batch=4, compiling=None)
     assert gpu.everything(given) == 0
     order = list(dict.fromkeys(parts))
     assert order == ["machine", "warm", "warm-compile", "tests", "layers", "training", "compiled"]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ninefold
+from ninefold.gpu import planner
 from ninefold.training import chain
 from ninefold.training.chain import Normalisation, Stage
 
@@ -96,6 +97,33 @@ def test_an_inverted_residual(device, dtype, stride):
     ]
     residual = torch.randn(2, 9, 7, 6) if stride == 1 else None
     held(device, torch.randn(2, 9, 7, 6), layers, residual, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ("as it arrives",),
+        ("moments apart", "sums apart"),
+        ("turned first", "applied first"),
+        ("turned first", "applied first", "pytorch"),
+    ],
+)
+def test_every_way_of_a_pass(device, monkeypatch, wanted):
+    taken = []
+
+    def choose(task, ways, like):
+        named = (name for words in wanted for name in ways if words in name)
+        taken.append(next(named, next(iter(ways))))
+        return taken[-1]
+
+    monkeypatch.setattr(planner, "choose", choose)
+    layers = [
+        layer("pointwise", 9, 24, "silu"),
+        layer("depthwise", 24, 24, "relu6"),
+        layer("pointwise", 24, 9, None),
+    ]
+    held(device, torch.randn(2, 9, 7, 6), layers)
+    assert all(sum(words in name for name in taken) > 1 for words in wanted)
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "hardswish", "gelu", "gelu_tanh", "sigmoid", None])

@@ -163,17 +163,25 @@ def depthwise_kernel(
         end_sums(partial, 0, first, second, CHANNELS, c)
 
 
-def configs(window: Window, size: tuple[int, int], channels: int, *, backward: bool = False) -> list[Config]:
-    """Block sizes worth a try for an output of `size`, the first of them the one to take untried."""
+def configs(
+    window: Window, size: tuple[int, int], channels: int, *, reads: bool = False, backward: bool = False
+) -> list[Config]:
+    """Block sizes worth a try for an output of `size`, the first of them the one to take untried.
+
+    `reads` where images are normalised, or gradients turned, as they are read.
+    """
     stride = window.stride if backward else (1, 1)
-    # A patch, and the channels a thread holds of it. Instructions are what these kernels are held by, and the
-    # larger both, the fewer an output takes: 3×3 forward in training 71 in patches of 2×4 with two channels,
-    # 58 with four (8 bytes a load, but 190 registers for 118), 57 in patches of 4×4. Wide windows unroll far:
-    # 5×5 in patches of 4×4 takes 15 s to compile, 7×7 in patches of 1×8 minutes.
+    # A patch, and the channels a thread holds of it. The larger both, the fewer instructions an output takes,
+    # but the more registers: 3×3 forward in training 71 and 118 in patches of 2×4 with two channels, 58 and
+    # 190 with four, 57 and 149 in patches of 4×4, and on an H200 the fewest registers are fastest. Without
+    # numbers, which take 80 and 112, 4×4 is: 32 channels at 112² 68 µs, and 85 in patches of 2×4. Wide
+    # windows unroll far: 5×5 in patches of 4×4 takes 15 s to compile, 7×7 in patches of 1×8 minutes.
     if max(window.kernel) > 3:
-        shapes = ((2, 4), 2), ((1, 4), 2), ((2, 2), 4)
+        shapes = ((2, 4), 2), ((1, 4), 2)
+    elif reads:
+        shapes = ((2, 4), 2), ((2, 4), 4)
     else:
-        shapes = ((2, 4), 2), ((2, 4), 4), ((4, 4), 2)
+        shapes = ((4, 4), 2), ((2, 4), 4)
     found = []
     for (rows, columns), held in shapes:
         # Patches of an input gradient begin on the stride's grid.

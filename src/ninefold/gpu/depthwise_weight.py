@@ -113,12 +113,13 @@ def configs(window: Window, size: tuple[int, int], channels: int) -> list[Config
     """Block sizes worth a try, the first of them the one to take untried."""
     # A patch, and the channels a thread holds of it, each with an accumulator per tap. 3×3 in training takes
     # 71 instructions an output in patches of 2×4 with two channels, 54 with four, 82 in patches of 1×4.
+    shapes: tuple[tuple[tuple[int, int], int], ...]
     if window.taps <= 9:
-        shapes = ((2, 4), 2), ((2, 4), 4), ((1, 4), 4)
+        shapes = ((2, 4), 2), ((2, 4), 4)
     elif window.taps <= 25:
-        shapes = ((2, 4), 1), ((1, 4), 2), ((2, 2), 2)
+        shapes = ((2, 4), 1), ((1, 4), 2)
     else:
-        shapes = ((1, 4), 1), ((2, 4), 1), ((2, 2), 1)
+        shapes = (((2, 4), 1),)
     found = []
     for patch, held in shapes:
         block = launch.power(channels, 16, 64)

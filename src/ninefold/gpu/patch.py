@@ -69,9 +69,7 @@ def sums(
         values = ()
         for b in tl.static_range(FIRST_X, LAST_X):
             mask = existing(inside_y & within(base_x + b, width), c, CHANNELS)
-            value = read(
-                image_row, beside_row, b * CHANNELS, mask, numbers, turn, CHANNELS, c, ACTIVATION
-            )
+            value = read(image_row, beside_row, b * CHANNELS, mask, numbers, turn, CHANNELS, c, ACTIVATION)
             values = values + (value,)
         more = ()
         for r in tl.static_range(PATCH_Y):

@@ -140,13 +140,13 @@ def configs(channels: int, outputs: int, *, reduces: bool = False) -> list[Confi
     # reduces holds two more tiles of sums, half as tall: 64×64 takes 228 registers then, 64×128 spills.
     small, large = (64, 128, 4, 3), (128, 128, 8, 3)
     if reduces:
-        sizes = [(64, 64, 4, 3), (128, 32, 4, 2), (64, 32, 4, 3)]
+        sizes = [(64, 64, 4, 3), (128, 32, 4, 2)]
     elif outputs <= 64:
-        sizes = [(128, 64, 4, 2), (64, 64, 4, 3), (256, 64, 8, 2)]
+        sizes = [(128, 64, 4, 2), (64, 64, 4, 3)]
     elif channels * outputs >= 1 << 16:
-        sizes = [large, small, (64, 256, 8, 3)]
+        sizes = [large, small]
     else:
-        sizes = [small, large, (64, 256, 8, 3)]
+        sizes = [small, large]
     found = []
     for pixels, most, warps, stages in sizes:
         across = launch.power(outputs, 16, most)
