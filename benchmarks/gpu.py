@@ -183,10 +183,14 @@ def everything(given: argparse.Namespace) -> int:
     ]
     tests = _tests(max(2, processors // 2))
     take(follow([*jobs, tests], end, quiet=True))
-    found["tests"] = {"command": "pytest tests/gpu", "result": _last(tests)}
+    passed, failed = (_said(tests, *words) for words in (("PASSED",), ("FAILED", "ERROR")))
+    result = _last(tests)
+    if tests.process.returncode is None or tests.process.returncode < 0:
+        # Stopped: each test said how it went, so that those that failed have names.
+        result = f"stopped after {len(passed)} passed and {len(failed)} failed"
+    found["tests"] = {"command": "pytest tests/gpu", "result": result, "failed": failed}
     found["compiled"] = {"result": [_last(job) for job in jobs]}
-    failed = [line for line in tests.lines if line.startswith(("FAILED", "ERROR"))]
-    print(f"  tests/gpu: {_last(tests)}", *failed, sep="\n    ", flush=True)
+    print(f"  tests/gpu: {result}", *failed, sep="\n    ", flush=True)
     for job in jobs:
         print(f"  {job.name}: {_last(job)}", flush=True)
 
@@ -227,8 +231,16 @@ def _sizes(given: argparse.Namespace) -> list[str]:
 
 def _tests(workers: int) -> Job:
     parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") else []
-    options = ["-q", "-p", "no:cacheprovider", *parallel]
+    options = ["-v", "-p", "no:cacheprovider", *parallel]
     return start("tests", command=[sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "gpu")])
+
+
+def _said(tests: Job, *words: str) -> list[str]:
+    """The tests of which pytest said one of these words, in no order."""
+    told = (line.split() for line in tests.lines if "::" in line)
+    return sorted(
+        {next(part for part in parts if "::" in part) for parts in told if any(w in parts for w in words)}
+    )
 
 
 def _last(job: Job) -> str:

@@ -176,12 +176,8 @@ def configs(
     # 190 with four, 57 and 149 in patches of 4×4, and on an H200 the fewest registers are fastest. Without
     # numbers, which take 80 and 112, 4×4 is: 32 channels at 112² 68 µs, and 85 in patches of 2×4. Wide
     # windows unroll far: 5×5 in patches of 4×4 takes 15 s to compile, 7×7 in patches of 1×8 minutes.
-    if max(window.kernel) > 3:
-        shapes = ((2, 4), 2), ((1, 4), 2)
-    elif reads:
-        shapes = ((2, 4), 2), ((2, 4), 4)
-    else:
-        shapes = ((4, 4), 2), ((2, 4), 4)
+    light, plain = [((2, 4), 2)], [((4, 4), 2), ((2, 4), 4)]
+    shapes = light if max(window.kernel) > 3 or reads else plain
     found = []
     for (rows, columns), held in shapes:
         # Patches of an input gradient begin on the stride's grid.

@@ -45,6 +45,7 @@ def run(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **consta
 
 
 # What differs from layer to layer and shall not compile a kernel anew; DIVISOR says what a row divides by.
+# The depthwise kernels know their channels nevertheless (`patch.py`).
 EXTENTS = [
     *("height", "width", "out_height", "out_width", "channels", "outputs", "pixels"),
     *("tiles_y", "tiles_x", "tiles", "share"),

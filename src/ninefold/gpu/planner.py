@@ -28,7 +28,7 @@ Way = Callable[[], Any]
 
 PYTORCH = "pytorch"  # the name of the way without a kernel of ours
 _ROUNDS = 5
-_HEAD_START = 1_000_000  # clock cycles that the device sleeps, so that launching is not what is timed
+_HEAD_START = 4_000_000  # clock cycles that the device sleeps, so that launching is not what is timed
 _FLUSH = 256 << 20  # bytes written between two runs: more than any cache of the device
 
 _log = logging.getLogger("ninefold")
@@ -117,8 +117,8 @@ def _times(ways: Mapping[str, Way], device: torch.device) -> dict[str, float]:
     for _ in range(_ROUNDS):
         marks = []
         for way in ways.values():
-            # Before each: after one for all of them the last ones, of many small kernels each, were found to
-            # take what the processor takes to start them (300 to 400 µs for 60).
+            # Before each, and 2 ms: with 0.5 ms once for all of them the last ones, of a dozen kernels each,
+            # were found to take what the processor takes to start them (300 to 400 µs for 60).
             torch.cuda._sleep(_HEAD_START)
             scratch.zero_()
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

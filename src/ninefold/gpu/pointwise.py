@@ -138,20 +138,16 @@ def configs(channels: int, outputs: int, *, reduces: bool = False) -> list[Confi
     # layers (96→24 at 56² took 165 µs in tiles of 64 on an H200, its bytes 45) are held by instructions, a
     # fifth fewer a pixel in tiles of 128, and by how many programs find room, so they pipeline less. What
     # reduces holds two more tiles of sums, half as tall: 64×64 takes 228 registers then, 64×128 spills.
-    small, large = (64, 128, 4, 3), (128, 128, 8, 3)
     if reduces:
-        sizes = [(64, 64, 4, 3), (128, 32, 4, 2)]
+        pixels, most, warps, stages = (128, 32, 4, 2) if outputs <= 32 else (64, 64, 4, 3)
     elif outputs <= 64:
-        sizes = [(128, 64, 4, 2), (64, 64, 4, 3)]
+        pixels, most, warps, stages = 128, 64, 4, 2
     elif channels * outputs >= 1 << 16:
-        sizes = [large, small]
+        pixels, most, warps, stages = 128, 128, 8, 3
     else:
-        sizes = [small, large]
-    found = []
-    for pixels, most, warps, stages in sizes:
-        across = launch.power(outputs, 16, most)
-        found.append(Config(pixels=pixels, outputs=across, channels=deep, warps=warps, stages=stages))
-    return list(dict.fromkeys(found))
+        pixels, most, warps, stages = 64, 128, 4, 3
+    across = launch.power(outputs, 16, most)
+    return [Config(pixels=pixels, outputs=across, channels=deep, warps=warps, stages=stages)]
 
 
 def pointwise(

@@ -15,7 +15,7 @@ from torch import Tensor
 from ninefold.gpu import depthwise, planner, pointwise, separable
 from ninefold.gpu.window import Window
 from ninefold.ops import backend, fallback
-from ninefold.ops.gpu_passes import MOST_WAYS, describe
+from ninefold.ops.gpu_passes import describe
 from ninefold.ops.operands import dense
 
 conv2d = fallback.conv2d
@@ -44,7 +44,7 @@ def depthwise_conv2d(
             image, taps, window, size, config=config, shift=_plain(bias), activation=activation
         )[0]
 
-    configs = depthwise.configs(window, size, channels)[:MOST_WAYS]
+    configs = depthwise.configs(window, size, channels)
     ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
     task = f"depthwise_conv2d {describe(x)} {window} {activation} {bias is not None}"
     out: Tensor = planner.run(task, ways | {planner.PYTORCH: plain}, x)
@@ -63,7 +63,7 @@ def pointwise_conv2d(
         named = {"shift": _plain(bias), "activation": activation, "residual": added}
         return pointwise.pointwise(image, table, config=config, **named)[0]  # type: ignore[arg-type]
 
-    configs = pointwise.configs(channels, outputs)[:MOST_WAYS]
+    configs = pointwise.configs(channels, outputs)
     ways: dict[str, planner.Way] = {str(config): partial(ours, config) for config in configs}
     ways[planner.PYTORCH] = partial(fallback.pointwise_conv2d, x, weight, bias, activation, residual)
     task = f"pointwise_conv2d {describe(x)} {outputs} {activation} {bias is not None} {added is not None}"

@@ -26,7 +26,6 @@ from ninefold.ops.operands import Gradient, Gradients, Operand
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 _POINT = ((1, 1), (0, 0, 0, 0), (1, 1))
-MOST_WAYS = 2  # block sizes that are tried for one task
 
 
 def depthwise(
@@ -44,7 +43,7 @@ def depthwise(
     taps = depthwise_kernels.taps_first(weight)
     named = _detached({"read": x.activation, "numbers": x.numbers, "shift": _plain(bias)})
     kernel = partial(depthwise_kernels.depthwise, x.z, taps, window, size, **named)
-    configs = depthwise_kernels.configs(window, size, channels, reads=x.numbers is not None)[:MOST_WAYS]
+    configs = depthwise_kernels.configs(window, size, channels, reads=x.numbers is not None)
     again = partial(depthwise, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation)
     ways = _forward(kernel, configs, configs[0], again, x, moments)
     if x.numbers is None:
@@ -61,7 +60,7 @@ def pointwise(x: Operand, weight: Tensor, bias: Tensor | None, moments: Tensor |
     table = weight.detach().reshape(outputs, channels)
     named = _detached({"read": x.activation, "numbers": x.numbers, "shift": _plain(bias)})
     kernel = partial(pointwise_kernels.pointwise, x.z, table, **named)
-    configs = pointwise_kernels.configs(channels, outputs, reduces=moments is not None)[:MOST_WAYS]
+    configs = pointwise_kernels.configs(channels, outputs, reduces=moments is not None)
     plain, *_ = pointwise_kernels.configs(channels, outputs)
     ways = _forward(kernel, configs, plain, partial(pointwise, weight=weight, bias=bias), x, moments)
     if x.numbers is None:
@@ -88,13 +87,13 @@ def depthwise_backward(
     along = partial(depthwise_weight.depthwise_weight, dz.arrived, x.z, window, **_weighing(x, dz))
     back = partial(depthwise_kernels.depthwise, dz.arrived, taps, window, size, backward=True, **arrived)
     turned = dz.turn is not None
-    configs = depthwise_kernels.configs(window, size, channels, reads=turned, backward=True)[:MOST_WAYS]
+    configs = depthwise_kernels.configs(window, size, channels, reads=turned, backward=True)
     output_size = dz.arrived.shape[2], dz.arrived.shape[3]
     return _backward(
         f"depthwise {describe(x.z)} {window} {_reading(x)} {turned}",
         {
             str(config): partial(along, config=config)
-            for config in depthwise_weight.configs(window, output_size, channels)[:MOST_WAYS]
+            for config in depthwise_weight.configs(window, output_size, channels)
         },
         _input(back, configs, configs[0], x),
         partial(depthwise_backward, weight=weight, **geometry),
@@ -113,13 +112,13 @@ def pointwise_backward(dz: Gradient, x: Operand, weight: Tensor, needed: tuple[b
     along = partial(pointwise_weight.pointwise_weight, dz.arrived, x.z, **_weighing(x, dz))
     back = partial(pointwise_kernels.pointwise, dz.arrived, table, transposed=True, **_turning(dz))
     reduces = x.numbers is not None
-    configs = pointwise_kernels.configs(outputs, channels, reduces=reduces)[:MOST_WAYS]
+    configs = pointwise_kernels.configs(outputs, channels, reduces=reduces)
     plain, *_ = pointwise_kernels.configs(outputs, channels)
     return _backward(
         f"pointwise {describe(x.z)} {outputs} {_reading(x)} {dz.turn is not None}",
         {
             str(config): partial(along, config=config)
-            for config in pointwise_weight.configs(channels, outputs)[:MOST_WAYS]
+            for config in pointwise_weight.configs(channels, outputs)
         },
         _input(back, configs, plain, x),
         partial(pointwise_backward, weight=weight),
@@ -238,9 +237,9 @@ def _backward(
 
     A gradient that is turned as it is read may as well be turned first, for both.
     """
-    if x.numbers is not None:
-        weights["applied first"] = lambda: again(dz, Operand(apply(x)), needed=(True, False)).weight
     if dz.turn is None:
+        if x.numbers is not None:
+            weights["applied first"] = lambda: again(dz, Operand(apply(x)), needed=(True, False)).weight
         weights[planner.PYTORCH] = lambda: plain(True, False).weight
         inputs[planner.PYTORCH] = lambda: (lambda got: (got.input, got.sums))(plain(False, True))
     tasks = f"{task} weight", f"{task} input"
