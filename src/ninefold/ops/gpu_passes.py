@@ -184,8 +184,8 @@ def _forward(
 ) -> dict[str, planner.Way]:
     """The ways of a convolution that reads and reduces: all in one kernel, or the one or the other apart.
 
-    A value of a 3×3 layer's image is normalised and activated for three outputs of nine, which on an H200
-    made 144 channels at 56² take 601 µs where the filtering alone takes 214 and a pass before it 108.
+    A value of a 3×3 layer's image is normalised and activated for three outputs of nine: on an H200 144
+    channels at 56² and batch 256 take 630 µs so, 604 with the statistics apart, 451 with a pass before.
     """
 
     def together(config: Config) -> Tensor:
