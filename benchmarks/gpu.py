@@ -185,7 +185,7 @@ def everything(given: argparse.Namespace) -> int:
     take(follow([*jobs, tests], end, quiet=True))
     passed, failed = (_said(tests, *words) for words in (("PASSED",), ("FAILED", "ERROR")))
     result = _last(tests)
-    if tests.process.returncode is None or tests.process.returncode < 0:
+    if tests.process.returncode < 0:
         # Stopped: each test said how it went, so that those that failed have names.
         result = f"stopped after {len(passed)} passed and {len(failed)} failed"
     found["tests"] = {"command": "pytest tests/gpu", "result": result, "failed": failed}

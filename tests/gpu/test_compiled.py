@@ -80,6 +80,24 @@ def usage(cubin: bytes, folder: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@pytest.mark.parametrize("size", [1, 4096])
+def test_no_grid_exceeds_what_a_gpu_takes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    grids: list[tuple[int, ...]] = []
+    monkeypatch.setattr(launch, "run", lambda kernel, grid, *args, **named: grids.append(grid))
+    x, one = image(32, size), Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+    reduced: dict[str, Any] = {"moments": table(2, 32, torch.float32)}
+    for more in ({}, reduced):
+        config = pointwise.configs(32, 32, reduces=bool(more))[0]
+        pointwise.pointwise(x, table(32, 32), config=config, **more)
+        config = depthwise.configs(one, (size, size), 32)[0]
+        depthwise.depthwise(x, table(9, 32), one, (size, size), config=config, **more)
+    config = separable.configs(one, (size, size), 32, 32)[0]
+    separable.separable(x, table(9, 32), table(32, 32), one, config=config)
+    # CUDA's limits: 2³¹ - 1 programs on the first axis, 65,535 on the others.
+    assert len(grids) >= 5
+    assert all(grid[0] < 2**31 and all(extent <= 65535 for extent in grid[1:]) for grid in grids)
+
+
 def image(channels: int, size: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     made = torch.empty(8, channels, size, size, dtype=dtype, device="meta")
     return made.contiguous(memory_format=torch.channels_last)

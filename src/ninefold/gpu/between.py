@@ -97,7 +97,17 @@ def moments_kernel(
         away = tl.where(mask, z - pivot[None, :], 0.0)
         first += away
         second += away * away
-    end_moments(partial, 0, pivot, first, second, (end - begin).to(tl.float32), channels, c)
+    end_moments(
+        partial,
+        tl.program_id(0),
+        tl.num_programs(0),
+        pivot,
+        first,
+        second,
+        (end - begin).to(tl.float32),
+        channels,
+        c,
+    )
 
 
 @triton.jit(do_not_specialize=_EXTENTS)
@@ -140,7 +150,7 @@ def reduce_kernel(
             g = rounded.to(tl.float32)
         total += tl.where(mask, g, 0.0)
         moment += tl.where(mask, g * around, 0.0)
-    end_sums(partial, 0, total, moment, channels, c)
+    end_sums(partial, tl.program_id(0), total, moment, channels, c)
 
 
 @triton.jit(do_not_specialize=["channels"])

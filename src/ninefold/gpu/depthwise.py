@@ -158,9 +158,9 @@ def depthwise_kernel(
                 first += away
                 second += away * away
     if ENDING == "moments":
-        end_moments(partial, 0, pivot, first, second, seen, CHANNELS, c)
+        end_moments(partial, tl.program_id(0), tl.num_programs(0), pivot, first, second, seen, CHANNELS, c)
     elif ENDING == "sums":
-        end_sums(partial, 0, first, second, CHANNELS, c)
+        end_sums(partial, tl.program_id(0), first, second, CHANNELS, c)
 
 
 def configs(

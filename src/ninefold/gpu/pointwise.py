@@ -1,7 +1,8 @@
 """Pointwise convolution in Triton: out[p, n] = Σ[c] weight[n, c] · in[p, c], a matrix product over pixels.
 
-One program makes a tile of pixels × outputs; all outputs where they fit, so that the image is read once. With
-the weights' two sides exchanged it makes the input gradient. It reads and ends as the depthwise kernel does.
+One program makes a tile of pixels × outputs, or several where it reduces, so that threads add up once; all
+outputs where they fit, so that the image is read once. With the weights' two sides exchanged it makes the
+input gradient. It reads and ends as the depthwise kernel does.
 Float32 is multiplied in TF32 where PyTorch's convolutions are (`torch.backends.cudnn.allow_tf32`).
 """
 
@@ -68,11 +69,16 @@ def pointwise_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """A share of the tiles of pixels, for a block of outputs; programs of one share follow each other."""
+    """A share of the tiles of pixels, for a block of outputs; programs of one share follow each other.
+
+    On one axis of the grid: the others take 65,535 programs at most, which an image of 2048² exceeds.
+    """
     channels, outputs = channels // DIVISOR * DIVISOR, outputs // OUT_DIVISOR * OUT_DIVISOR
     lane = tl.arange(0, BLOCK_P)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    begin = tl.program_id(1) * share
+    across = tl.cdiv(outputs, BLOCK_N)
+    program, programs = tl.program_id(0) // across, tl.num_programs(0) // across
+    n = tl.program_id(0) % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    begin = program * share
     pivot, seen = tl.zeros((BLOCK_N,), tl.float32), 0.0
     ROWS: tl.constexpr = 32 if ENDING == "sums" else BLOCK_P // 2
     first = tl.zeros((ROWS, BLOCK_N), tl.float32)
@@ -125,9 +131,9 @@ def pointwise_kernel(
             first += folded(value)
             second += folded(value * around)
     if ENDING == "moments":
-        end_moments(partial, 1, pivot, first, second, seen, outputs, n)
+        end_moments(partial, program, programs, pivot, first, second, seen, outputs, n)
     elif ENDING == "sums":
-        end_sums(partial, 1, first, second, outputs, n)
+        end_sums(partial, program, first, second, outputs, n)
 
 
 def configs(channels: int, outputs: int, *, reduces: bool = False) -> list[Config]:
@@ -187,7 +193,7 @@ def pointwise(
     programs = launch.blocks(tiles, share)
     launch.run(
         pointwise_kernel,
-        (across, programs),
+        (across * programs,),
         *(out, x, beside, numbers, turn, weight, scale, shift, residual, below, below_numbers, partial),
         *(pixels, channels, outputs, tiles, share, *steps),
         config=config,

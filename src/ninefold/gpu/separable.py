@@ -134,16 +134,14 @@ def configs(window: Window, size: tuple[int, int], channels: int, outputs: int) 
     # (92 and 114 registers: room for two programs): 173 and 141 µs at 112² on an H200, in two kernels 176.
     # From two blocks of channels on the products' sums stay in registers while the next block is filtered,
     # and one program finds room: 64→128 173 µs, in two kernels 144; 512→512 at 14² 189 and 72.
-    if channels <= 32:
-        sizes = ((2, 2), 32, 128), ((1, 2), 32, 128)
-    else:
-        sizes = ((1, 2), 32, 128), ((1, 1), 32, 256)
+    one, several = (((2, 2), 128), ((1, 2), 128)), (((1, 2), 128), ((1, 1), 256))
+    sizes = one if channels <= 32 else several
     found = []
-    for patch, most_channels, most in sizes:
+    for patch, most in sizes:
         lanes = 64
         across = min(launch.power(launch.blocks(size[1], patch[1]), 1, 8), lanes)
         block = launch.power(outputs, 16, most)
-        deep = launch.power(channels, 16, most_channels)
+        deep = launch.power(channels, 16, 32)
         found.append(
             Config(
                 patch=patch,

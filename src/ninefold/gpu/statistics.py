@@ -71,12 +71,8 @@ def sum_kernel(out, partial, tiles, width, GROUP: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit
-def end_moments(partial, AXIS: tl.constexpr, pivot, first, second, count, channels, c):
-    """Write a program's mean and M2 from tiles (lanes, channels) of Σ (z - pivot) and Σ (z - pivot)².
-
-    The grid's AXIS counts shares of an image, the other blocks of channels.
-    """
-    programs, program = tl.num_programs(AXIS).to(tl.int64), tl.program_id(AXIS)
+def end_moments(partial, program, programs, pivot, first, second, count, channels, c):
+    """Write a program's mean and M2 from tiles (lanes, channels) of Σ (z - pivot) and Σ (z - pivot)²."""
     # One division: each would be a dozen instructions and a slow path, for every channel of every program.
     shift = tl.sum(first, 0) * (1.0 / count)
     spread = tl.sum(second, 0) - shift * shift * count
@@ -84,13 +80,13 @@ def end_moments(partial, AXIS: tl.constexpr, pivot, first, second, count, channe
     tl.store(into, pivot + shift, mask=c < channels)
     # Rounding must not make it negative; NaN shall stay.
     tl.store(into + channels, tl.where(spread < 0, 0.0, spread), mask=c < channels)
-    tl.store(partial + programs * 2 * channels + program, count)
+    tl.store(partial + programs.to(tl.int64) * 2 * channels + program, count)
 
 
 @triton.jit
-def end_sums(partial, AXIS: tl.constexpr, total, moment, channels, c):
-    """Write a program's Σ g and Σ g·(z - mean) from tiles (lanes, channels) of both; AXIS as above."""
-    into = partial + tl.program_id(AXIS).to(tl.int64) * 2 * channels + c
+def end_sums(partial, program, total, moment, channels, c):
+    """Write a program's Σ g and Σ g·(z - mean) from tiles (lanes, channels) of both."""
+    into = partial + program.to(tl.int64) * 2 * channels + c
     tl.store(into, tl.sum(total, 0), mask=c < channels)
     tl.store(into + channels, tl.sum(moment, 0), mask=c < channels)
 

@@ -40,9 +40,8 @@ def depthwise(
     """Filter an operand; `moments`, two rows, takes the output's mean and biased variance."""
     window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     size, channels = window.output_size(*x.z.shape[2:]), weight.shape[0]
-    taps = depthwise_kernels.taps_first(weight)
     named = _detached({"read": x.activation, "numbers": x.numbers, "shift": _plain(bias)})
-    kernel = partial(depthwise_kernels.depthwise, x.z, taps, window, size, **named)
+    kernel = partial(_filtered, x.z, weight, window, size, **named)
     configs = depthwise_kernels.configs(window, size, channels, reads=x.numbers is not None)
     again = partial(depthwise, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation)
     ways = _forward(kernel, configs, configs[0], again, x, moments)
@@ -83,9 +82,8 @@ def depthwise_backward(
     window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     size, channels = (x.z.shape[2], x.z.shape[3]), weight.shape[0]
     geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
-    taps, arrived = depthwise_kernels.taps_first(weight), _turning(dz)
     along = partial(depthwise_weight.depthwise_weight, dz.arrived, x.z, window, **_weighing(x, dz))
-    back = partial(depthwise_kernels.depthwise, dz.arrived, taps, window, size, backward=True, **arrived)
+    back = partial(_filtered, dz.arrived, weight, window, size, backward=True, **_turning(dz))
     turned = dz.turn is not None
     configs = depthwise_kernels.configs(window, size, channels, reads=turned, backward=True)
     output_size = dz.arrived.shape[2], dz.arrived.shape[3]
@@ -172,6 +170,13 @@ def describe(x: Tensor) -> str:
     """An image, in a task's words."""
     precision = f" {launch.precision()}" if x.element_size() == 4 else ""
     return f"{'x'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}{precision}"
+
+
+def _filtered(
+    x: Tensor, weight: Tensor, window: Window, size: Pair, **how: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The depthwise kernel, its weights laid out for it: only where it is the way that is taken."""
+    return depthwise_kernels.depthwise(x, depthwise_kernels.taps_first(weight), window, size, **how)
 
 
 def _forward(
