@@ -126,8 +126,8 @@ private:
                 const int64_t t = p * at_once_, down = t / window_.kernel_w * window_.dilation_h,
                               across = t % window_.kernel_w * window_.dilation_w;
                 const float* window = read + ((v * window_.stride_h + down) * wide + across) * inputs_;
-                matrix_.add(window, window_.stride_w * inputs_, arrived + v * out.width * apart, apart,
-                            out.width, sums + p * matrix_.size());
+                matrix_.sum(window, window_.stride_w * inputs_, arrived + v * out.width * apart, apart,
+                            out.width, true, sums + p * matrix_.size());
             }
     }
 
