@@ -4,10 +4,18 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "layers.h"
 
 namespace ninefold {
 
@@ -16,6 +24,7 @@ namespace {
 constexpr size_t page = size_t(2) << 20;   // a large one
 constexpr size_t chunk = size_t(32) << 20; // of addresses; memory is taken as pages are touched
 thread_local bool lasting = false;
+std::atomic<int64_t> held_bytes{-1};
 
 // Addresses that begin at a large page, so that the system can put large pages there.
 Floats pages(size_t bytes) {
@@ -99,6 +108,30 @@ Floats allocate_weights(size_t count) {
     Floats part(open, open.get() + used / sizeof(float));
     used += bytes;
     return part;
+}
+
+bool outgrows_caches(size_t count) {
+    const int64_t held = held_bytes;
+    return int64_t(count * sizeof(float)) > (held < 0 ? last_level_cache() / 2 : held);
+}
+
+void caches_hold(int64_t bytes) {
+    held_bytes = bytes;
+}
+
+void write_past_caches(const float* from, size_t count, float* to) {
+    size_t k = 0;
+#if defined(__SSE2__)
+    // Whole lines, or each is fetched and merged after all.
+    const size_t line = 16, before = (line - reinterpret_cast<uintptr_t>(to) / sizeof(float) % line) % line;
+    k = std::min(count, before);
+    std::memcpy(to, from, k * sizeof(float));
+    for (; k + line <= count; k += line)
+        for (size_t part = 0; part < line; part += 4)
+            _mm_stream_ps(to + k + part, _mm_loadu_ps(from + k + part));
+    _mm_sfence(); // before whoever waits for this thread reads it
+#endif
+    std::memcpy(to + k, from + k, (count - k) * sizeof(float));
 }
 
 } // namespace ninefold

@@ -195,6 +195,8 @@ void bind_training(nb::module_& m) {
         "matrix", [](int64_t n, int64_t c) { return lent({n, c, 1, 1}, {c, 1, 1, 1}); }, nb::arg("outputs"),
         nb::arg("inputs"), "Such memory for the gradient of a pointwise convolution's weight.");
     m.def("release_images", &release_images, "Give back what is kept for images.");
+    m.def("caches_hold", &caches_hold, nb::arg("bytes"),
+          "From how many bytes on depthwise layers write images past the caches; -1: half the last one's.");
     m.def("train_normalisation",
           [](uintptr_t numbers, uintptr_t gamma, uintptr_t beta, double epsilon, int64_t channels) {
               train_normalisation(written(numbers), read(gamma), read(beta), epsilon, channels);

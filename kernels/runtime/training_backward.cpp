@@ -27,6 +27,7 @@ public:
         // Small images, and pixels that collide in the cache, are quicker copied: 512 channels at 14×14 took
         // 0.26 ms bare and 0.18 copied, 128 at 56×56 1.07 and 1.63.
         bare_ = x.plain() && dz.plain() && apart_ == channels_ && dz.z().width >= 12;
+        past_ = wanted.input && outgrows_caches(x.pixels() * channels_);
         turned_ = allocate(channels_ * taps_); // (C, 1, kh, kw), each filter turned by 180°
         by_tap_ = allocate(channels_ * taps_); // (kh, kw, C)
         for (int64_t c = 0; c < channels_; c++)
@@ -91,10 +92,10 @@ public:
     }
 
 private:
-    // What the next band reads first, asked for while this one's sums are taken; nothing behind the last. Of
-    // what mobilenetv2_100's layers take that is 3 %.
+    // What the next band reads, asked for while this one's sums are taken; nothing behind the last. Of what
+    // mobilenetv2_100's layers take that is 3 %.
     struct Soon {
-        Stretch image{nullptr, 0}, gradient{nullptr, 0};
+        Stretch image{nullptr, 0}, gradient{nullptr, 0}, z{nullptr, 0};
     };
     Soon next(int64_t task, int64_t bands) const {
         const auto rows = [&](const float* data, const Image& image) {
@@ -102,11 +103,26 @@ private:
             const int64_t first = band * image.height / bands, last = (band + 1) * image.height / bands;
             return Stretch{data + (task / bands * image.height + first) * line, (last - first) * line};
         };
-        return {rows(x_.z().data, x_.z()), rows(dz_.data(), dz_.z())};
+        return {rows(x_.z().data, x_.z()), rows(dz_.data(), dz_.z()),
+                dz_.plain() ? Stretch{nullptr, 0} : rows(dz_.z().data, dz_.z())};
     }
-    void finish(int64_t pixel, int64_t count, const Soon& soon, Gathered& gathered) const {
-        const Ahead ahead(soon.image, soon.gradient, steps(count) / 2);
-        ninefold::finish(x_, wanted_, pixel, count, gathered);
+    // Pixels of the input's gradient: in their place, or in scratch on their way past the caches.
+    struct Made {
+        Made(const Depthwisely& layer, int64_t pixel, int64_t count)
+            : pixel(pixel), count(count), scratch(layer.past_ ? count * layer.channels_ : 0),
+              data(layer.past_ ? scratch : layer.wanted_.input + pixel * layer.channels_) {}
+
+        int64_t pixel, count;
+        Scratch scratch;
+        float* data;
+    };
+    void finish(const Made& made, const Soon& soon, Gathered& gathered) const {
+        const Ahead ahead(soon.image, soon.gradient, steps(made.count) / 2);
+        Wanted wanted = wanted_;
+        wanted.input = made.data - made.pixel * channels_; // as if all of it lay there
+        ninefold::finish(x_, wanted, made.pixel, made.count, gathered);
+        if (past_)
+            write_past_caches(made.data, made.count * channels_, wanted_.input + made.pixel * channels_);
     }
 
     // Rows of the input at stride 1. Input and output change places: the output's gradient has the zeros
@@ -122,8 +138,9 @@ private:
             if (!wanted_.input) return;
             Image gradient = dz_.z(); // its shape: where the gradient is plain, z itself may be anything
             gradient.data = dz_.data();
-            back.rows(gradient, n, around, rows.first, rows.last, 0, c, wanted_.input + start * c, c);
-            finish(start, rows.size() * in.width, soon, gathered);
+            const Made made(*this, start, rows.size() * in.width);
+            back.rows(gradient, n, around, rows.first, rows.last, 0, c, made.data, c);
+            finish(made, soon, gathered);
             return;
         }
         const Scratch turned(tall * wide * apart_);
@@ -138,14 +155,15 @@ private:
                 x_.make(first, in.width, rows.size(), in.width, made, apart_, in.width * apart_);
                 read = made;
             }
-            const Ahead ahead(asked(first, rows.size() * in.width), {}, steps(in.width * rows.size()));
+            const Ahead ahead(asked(first, rows.size() * in.width, soon), {}, steps(in.width * rows.size()));
             weigh({turned, apart_, wide, tall}, {read, between, in.width}, in.width, rows.size(), 1, 1,
                   gathered);
         }
         if (!wanted_.input) return;
-        back.filter({turned, tall, wide, apart_}, {0, 0, 0, 0}, {0, rows.size()}, in.width, {0, c},
-                    wanted_.input + first * c, c);
-        finish(first, rows.size() * in.width, soon, gathered);
+        const Made made(*this, first, rows.size() * in.width);
+        back.filter({turned, tall, wide, apart_}, {0, 0, 0, 0}, {0, rows.size()}, in.width, {0, c}, made.data,
+                    c);
+        finish(made, soon, gathered);
     }
 
     // Rows of the output, and the rows of the input that end before the next band's first tap.
@@ -176,28 +194,28 @@ private:
             const int64_t top = rows.first * sh - padding_.top;
             const Scratch read(height * width * apart_);
             fill(x_, n, {top, top + height}, {-padding_.left, width - padding_.left}, read, apart_);
-            const Ahead ahead(asked((n * in.height + from) * in.width, (to - from) * in.width), {},
+            const Ahead ahead(asked((n * in.height + from) * in.width, (to - from) * in.width, soon), {},
                               steps(out.width * rows.size()));
             weigh({read, apart_, width, height}, {turned + (above * wide + before) * apart_, apart_, wide},
                   out.width, rows.size(), sw, sh, gathered);
         }
         if (!wanted_.input || to <= from) return;
         const int64_t first = (n * in.height + from) * in.width;
+        const Made made(*this, first, (to - from) * in.width);
         Buffer weight(by_tap_.get(),
                       {{0, c, 1}, {0, window_.kernel_w, c}, {0, window_.kernel_h, c * window_.kernel_w}});
         if (parity_)
-            by_parity(turned, wide, tall, weight, from + padding_.top - rows.first * 2, to - from,
-                      wanted_.input + first * c);
+            by_parity(turned, wide, tall, weight, from + padding_.top - rows.first * 2, to - from, made.data);
         else {
             Buffer gradient(turned, {{0, c, 1}, {0, out.width, apart_}, {0, tall, wide * apart_}});
-            Buffer target(wanted_.input + first * c,
+            Buffer target(made.data,
                           {{0, c, 1},
                            {padding_.left, in.width, c},
                            {from + padding_.top - (rows.first - above) * sh, to - from, in.width * c}});
             check(kernels_.depthwise_input_any(gradient, weight, int32_t(sw), int32_t(sh), window_.dilation_w,
                                                window_.dilation_h, target));
         }
-        finish(first, (to - from) * in.width, soon, gathered);
+        finish(made, soon, gathered);
     }
 
     // The input's gradient at stride 2, two columns and two rows at a time. Where there are as many, it goes
@@ -220,8 +238,10 @@ private:
             std::memcpy(input + y * width * c, made + (skip + y) * 2 * across * c, width * c * sizeof(float));
     }
 
-    // Where the input's gradient of these pixels will be written, asked for while the weights' is summed.
-    Stretch asked(int64_t pixel, int64_t count) const {
+    // What is asked for while the weights' gradient is summed: where the input's of these pixels will be
+    // written, or, where that goes past the caches, what the next band is turned by.
+    Stretch asked(int64_t pixel, int64_t count, const Soon& soon) const {
+        if (past_) return soon.z;
         return {wanted_.input + pixel * channels_, wanted_.input ? count * channels_ : 0};
     }
     // About how many steps the innermost loops of the weights' gradient make for so many outputs.
@@ -295,6 +315,7 @@ private:
     int64_t channels_, apart_, taps_, reach_h_, reach_w_;
     bool flat_; // stride 1
     bool bare_; // both images are as they are
+    bool past_; // the input's gradient is written past the caches
     Floats turned_, by_tap_;
     DepthwiseWeightKernel* weight_kernel_;
     ParityKernel* parity_ = nullptr;

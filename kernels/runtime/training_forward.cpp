@@ -32,13 +32,18 @@ void by_bands(const Window& window, int64_t outputs, const Operand& x, Padding p
         std::clamp<int64_t>((room - reach * line) / (stride * line + width * outputs), 2, height);
     const int64_t bands = (height + most - 1) / most;
     expect_writes(out, image.batch * height * width * outputs);
+    // A product hides what fetching its output takes, a window of few taps does not.
+    const bool past = outgrows_caches(image.batch * height * width * outputs);
     const Kernels& kernels = current_for(outputs);
     std::vector<Moments> found(threads, Moments(outputs));
     in_parts(threads, image.batch * bands, [&](int64_t part, Range tasks) {
         for (int64_t task = tasks.first; task < tasks.last; task++) {
             const int64_t n = task / bands, band = task % bands;
             const Range y{band * height / bands, (band + 1) * height / bands};
-            float* target = out + (n * height + y.first) * width * outputs;
+            const int64_t numbers = y.size() * width * outputs;
+            float* const place = out + (n * height + y.first) * width * outputs;
+            const Scratch made(past ? numbers : 0);
+            float* const target = past ? made : place;
             if (x.plain()) {
                 bare(n, y, target);
             } else {
@@ -49,6 +54,7 @@ void by_bands(const Window& window, int64_t outputs, const Operand& x, Padding p
                        target);
             }
             if (moments) found[part].add(kernels, target, y.size() * width);
+            if (past) write_past_caches(target, numbers, place);
         }
     });
     if (moments) gather(found, outputs, moments);

@@ -201,9 +201,11 @@ int chained(Random& random, const Picture& x, const Convolution& filter, const C
         {filter.weight.data(), nullptr, gamma.data(), beta.data(), mean.data(), variance.data(), 0.5},
         {combine.weight.data(), nullptr, nullptr, nullptr, nullptr, nullptr, 0}};
     const std::vector<float*> outputs{kept ? first.data() : nullptr, second.data()};
+    caches_hold(0); // a chain writes past the caches, and stage by stage it does not
     chain.forward(x.image(), tensors, outputs, numbers.data(), nullptr, result.data(), threads);
     Numbers right = poisoned(pixels * c), moments = poisoned(4 * c), then = poisoned(pixels * wide),
             last = poisoned(4 * wide), shown = poisoned(pixels * wide);
+    caches_hold(-1);
     train_forward(depthwise(filter), Operand(x.image(), nullptr, ""), filter.padding, right.data(),
                   moments.data(), threads);
     for (int64_t k = 0; k < c; k++)
@@ -226,10 +228,12 @@ int chained(Random& random, const Picture& x, const Convolution& filter, const C
     const Numbers arrived = random.integers(pixels * wide);
     Numbers along = poisoned(x.shape.numbers()), weights = poisoned(int64_t(filter.weight.size())),
             others = poisoned(int64_t(combine.weight.size())), slopes = poisoned(2 * c);
+    caches_hold(0);
     chain.backward(x.image(), tensors, outputs, numbers.data(), arrived.data(),
                    {{weights.data(), nullptr, slopes.data(), slopes.data() + c},
                     {others.data(), nullptr, nullptr, nullptr}},
                    along.data(), false, threads);
+    caches_hold(-1);
     std::vector<double> sums(2 * wide), before(2 * c);
     const Operand behind(end, last.data(), "");
     train_reduce(Gradient(behind, arrived.data(), nullptr), nullptr, sums.data(), threads);
