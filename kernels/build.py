@@ -42,13 +42,13 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
 
     made: dict[str, Maker] = {}
     for size, stride in depthwise.SPECIALISED:
-        for name, columns in depthwise.widths(isa, stride).items():
-            made[f"depthwise_{size}x{size}_s{stride}{name}"] = lambda isa, k=size, s=stride, n=columns: (
-                depthwise.inner(isa, k, s, n)
-            )
-        made[f"depthwise_{size}x{size}_s{stride}_border"] = lambda isa, k=size, s=stride: depthwise.border(
-            isa, k, s
-        )
+        name = f"depthwise_{size}x{size}_s{stride}"
+        if depthwise.has_inner(isa, size, stride):
+            for wide, columns in depthwise.widths(isa, stride).items():
+                made[f"{name}{wide}"] = lambda isa, k=size, s=stride, n=columns: depthwise.inner(isa, k, s, n)
+        made[f"{name}_border"] = lambda isa, k=size, s=stride: depthwise.border(isa, k, s)
+        if depthwise.has_narrow(isa):
+            made[f"{name}_narrow"] = lambda isa, k=size, s=stride: depthwise.narrow(isa, k, s)
     for variant in depthwise.VARIANTS:
         made[f"depthwise_{variant}"] = lambda isa, v=variant: depthwise.anywhere(isa, v)
     for width, heights in isa.tiles.items():
@@ -193,6 +193,9 @@ def _c_type(kernel: str) -> str:
     return kinds[max((k for k in kinds if kernel.startswith(k)), key=len)]
 
 
+_KINDS = ("", "_wide", "_border", "_narrow")  # of sized depthwise kernels, in the order of the table
+
+
 def _table_row(isa: InstructionSet) -> str:
     import activations
     import depthwise
@@ -200,15 +203,15 @@ def _table_row(isa: InstructionSet) -> str:
     import limits
     import winograd
 
+    all_of_them = kernels(isa)
+
     def symbol(kernel: str) -> str:
         return f"ninefold_{isa.name}_{kernel}"
 
     def sized(size: int, stride: int) -> str:
         name = f"depthwise_{size}x{size}_s{stride}"
-        wide = symbol(f"{name}_wide") if "_wide" in depthwise.widths(isa, stride) else "nullptr"
-        rows, columns = depthwise.border_tile(isa, size, stride)
-        border = f"{symbol(f'{name}_border')}, {rows}, {columns}"
-        return f"{{{size}, {stride}, {symbol(name)}, {wide}, {border}}}"
+        kinds = [symbol(f"{name}{kind}") if name + kind in all_of_them else "nullptr" for kind in _KINDS]
+        return f"{{{size}, {stride}, {', '.join(kinds)}}}"
 
     specialised = ", ".join(sized(*each) for each in depthwise.SPECIALISED)
 
@@ -239,6 +242,7 @@ def _table_row(isa: InstructionSet) -> str:
     anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
     return f"""    {{"{isa.name}", {isa.lanes},
      {isa.depthwise_columns}, {isa.depthwise_wide_columns}, {isa.depthwise_rows},
+     {depthwise.BORDER_COLUMNS},
      {isa.lanes * isa.depthwise_vectors},
      {{{specialised}}},
      {anywhere},

@@ -9,20 +9,24 @@ Three kernels share the algorithm, each for the part of the image that it suits:
 
 - `inner`, for one kernel size and stride, where no tap leaves the image: every tap unrolled, a tile of
   rows × columns shares its loads and weights.
-- `border`, the same with the taps that leave the image counted as zero: the rows and columns at the border,
-  and images that are hardly more than that.
+- `border`, for the same sizes, a row of seven columns at a time: rows of taps beside the image are left out,
+  columns beside it counted as zero. The rows and columns at the border, images that are hardly more than
+  that, and all of the image where `inner` is no faster.
 - `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, the sum trimmed to the
-  image. Small images, few channels, and side borders of a column or two.
+  image. Few channels, images of a few pixels, and side borders of a column or two.
 
 No image is copied to have zeros around it, and no load is a select: see `_or_zero`.
 
 One Zen 4 core, peak 118 GFLOP/s, bands in the second-level cache: `inner` reaches 78 (3×3, 32 channels, 112
 wide) and 70 GFLOP/s (128, 56 wide). Of the tiles tried (1 or 2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1
 was best or within noise on all of six shapes, AVX-512 and AVX2. Images of 14 and 7 columns and few channels
-are better off with 2×7×1 where there are registers. `border` took the place of a copy with zeros around it:
-5×5 at 14×14 went from 59 to 79 % of the peak, at 7×7 from 58 to 79, 3×3 at 7×7 from 45 to 68, 7×7 at 28×28
-from 58 to 79; 3×3 at 28×28 lost 4 %. 3×3 at stride 2 stays at 40 to 45 % with 2×2, 2×3 and 1×4 tiles as with
-2×4: it reads four numbers for each it writes, from the second-level cache.
+are better off with 2×7×1 where there are registers. 3×3 at stride 2 stays at 40 to 45 % with 2×2, 2×3 and 1×4
+tiles as with 2×4: it reads four numbers for each it writes, from the second-level cache.
+
+`border` was 2×7 with all taps unrolled, and zeros for those above and below the image too. Row by row, a loop
+over the rows of taps that the image has, 5×5 at 7×7 takes 0.77 of that, at 14×14 0.85, 7×7 at 7×7 0.70, 3×3
+at 7×7 0.93 (AVX-512; AVX2, where it was 2×4: 0.74, 0.82, 0.61 and 0.89), and at stride 1 from 5×5 on it
+leaves nothing to `inner`: 5×5 over all of 56×56 takes 0.88 of what both together took, 7×7 0.85.
 """
 
 from __future__ import annotations
@@ -43,11 +47,19 @@ def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
     )
 
 
-def border_tile(isa: InstructionSet, size: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of `border`: a row where registers allow and the border is hardly more."""
-    if isa.depthwise_wide_columns and (size == 3 or stride == 2):
-        return 1, isa.depthwise_wide_columns
-    return isa.depthwise_rows, max(widths(isa, stride).values())
+BORDER_COLUMNS = (
+    7  # of a tile of `border`, and its fewest: the width of a MobileNet's last images, half of the next
+)
+
+
+def has_inner(isa: InstructionSet, size: int, stride: int) -> bool:
+    """Whether there is an `inner`: not where `border` is as fast on all of an image."""
+    return not (isa.depthwise_wide_columns and size > 3 and stride == 1)
+
+
+def has_narrow(isa: InstructionSet) -> bool:
+    """Whether there is a `border` for four to six columns; else those are made as seven."""
+    return isa.depthwise_columns < BORDER_COLUMNS and not isa.depthwise_wide_columns
 
 
 def inner(isa: InstructionSet, size: int, stride: int, columns: int) -> tuple[hl.Func, list]:
@@ -61,26 +73,33 @@ def inner(isa: InstructionSet, size: int, stride: int, columns: int) -> tuple[hl
 def border(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
     """The kernel for size×size filters at this stride, dilation 1; taps beside the image count zero.
 
-    The caller guarantees isa.lanes channels, and `border_tile`'s rows and columns or more.
+    The caller guarantees isa.lanes channels and BORDER_COLUMNS columns or more.
     """
-    return _tiled(isa, size, stride, *border_tile(isa, size, stride), masked=True)
+    return _tiled(isa, size, stride, 1, BORDER_COLUMNS, masked=True)
+
+
+def narrow(isa: InstructionSet, size: int, stride: int) -> tuple[hl.Func, list]:
+    """The same for isa.depthwise_columns columns and isa.depthwise_rows rows or more."""
+    return _tiled(isa, size, stride, isa.depthwise_rows, isa.depthwise_columns, masked=True)
 
 
 def _tiled(
     isa: InstructionSet, size: int, stride: int, rows: int, columns: int, *, masked: bool
 ) -> tuple[hl.Func, list]:
-    # The algorithm of `inner` and `border`.
+    # The algorithm of `inner`, `border` and `narrow`.
     c, x, y = hl.Var("c"), hl.Var("x"), hl.Var("y")
     image, weight, bias = _images()
     left, top = hl.Param(hl.Int(32), "left"), hl.Param(hl.Int(32), "top")
     low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
     taps = hl.RDom([(0, size), (0, size)], "taps")
     column, row = x * stride + taps.x - left, y * stride + taps.y - top
+    trimmed = masked and rows == 1
+    if trimmed:
+        taps.where((row >= 0) & (row < image.dim(2).extent()))
     total, out = hl.Func("total"), hl.Func("depthwise")
     total[c, x, y] = bias[c]
-    total[c, x, y] += weight[c, taps.x, taps.y] * (
-        _or_zero(image, c, column, row) if masked else image[c, column, row]
-    )
+    value = _or_zero(image, c, column, row, rows=not trimmed) if masked else image[c, column, row]
+    total[c, x, y] += weight[c, taps.x, taps.y] * value
     out[c, x, y] = clip(total[c, x, y], low, high)
 
     # The schedule.
@@ -92,19 +111,22 @@ def _tiled(
     out.reorder(ci, xi, yi, co, xo, yo).vectorize(ci).unroll(xi).unroll(yi)
     total.compute_at(out, co).vectorize(c, isa.lanes).unroll(x).unroll(y)
     update = total.update().reorder(c, x, y, taps.x, taps.y)
-    update.vectorize(c, isa.lanes).unroll(x).unroll(y).unroll(taps.x).unroll(taps.y)
+    update.vectorize(c, isa.lanes).unroll(x).unroll(y).unroll(taps.x)
+    if not trimmed:
+        update.unroll(taps.y)
     return out, [image, weight, bias, left, top, low, high]
 
 
-def _or_zero(image: hl.ImageParam, c: hl.Var, column: hl.Expr, row: hl.Expr) -> hl.Expr:
-    # Masks of a row's and a column's bits, the same for every channel: they leave the innermost loop, where a
-    # load and one three-operand AND are left of it. A select would be a branch for each load.
+def _or_zero(image: hl.ImageParam, c: hl.Var, column: hl.Expr, row: hl.Expr, *, rows: bool) -> hl.Expr:
+    # Masks of a column's, and a row's, bits, the same for every channel: they leave the innermost loop, where
+    # a load and one AND of two or three operands are left of it. A select would be a branch for each load.
     def mask(index: hl.Expr, dimension: int) -> hl.Expr:
         inside = (index >= 0) & (index < image.dim(dimension).extent())
         return hl.select(inside, hl.cast(hl.Int(32), -1), hl.cast(hl.Int(32), 0))
 
     value = image[c, _inside(column, image, 1), _inside(row, image, 2)]
-    bits = hl.reinterpret(hl.Int(32), value) & (mask(column, 1) & mask(row, 2))
+    masks = mask(column, 1) & mask(row, 2) if rows else mask(column, 1)
+    bits = hl.reinterpret(hl.Int(32), value) & masks
     return hl.reinterpret(hl.Float(32), bits)
 
 

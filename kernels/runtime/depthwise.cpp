@@ -77,8 +77,8 @@ void Depthwise::filter(const Plane& plane, Padding padding, Range rows, int64_t 
     };
     const int64_t line = plane.width * plane.stride, out_line = width * out_stride;
     bool whole = d == 1 || !sized_ || channels.size() < kernels_.lanes || d > plane.width ||
-                 d > plane.height || width / apart_ < sized_->border_columns ||
-                 rows.size() / apart_ < sized_->border_rows;
+                 d > plane.height || width / apart_ < kernels_.depthwise_border_columns ||
+                 rows.size() / apart_ < 1;
     for (int64_t p = 0; p < apart_ && !whole; p++)
         whole = part(p, {0, width}, plane.width, padding.left).count < 1 ||
                 part(p, rows, plane.height, padding.top).count < 1;
@@ -135,37 +135,51 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
     };
 
     const bool dilated = window.dilation_h > 1 || window.dilation_w > 1;
-    if (!sized_ || dilated || count < kernels_.lanes || width < sized_->border_columns ||
-        rows.size() < sized_->border_rows) {
+    const int64_t least = kernels_.depthwise_border_columns;
+    if (!sized_ || dilated || count < kernels_.lanes || width < kernels_.depthwise_columns) {
         anywhere({0, width}, rows);
-    } else {
-        const int64_t reach_w = window.kernel_w - 1, reach_h = window.kernel_h - 1;
-        const Range columns = inside(image.width, width, padding.left, window.stride_w, reach_w),
-                    every = inside(image.height, rows.last, padding.top, window.stride_h, reach_h);
-        // The border in whole tiles of its kernel; at the sides, where it is a column or two of many, one
-        // pixel at a time: 3×3 at 28×28 lost 7 % to tiles of 7.
-        const int64_t tall = sized_->border_rows, least = sized_->border_columns;
-        const bool slim = 4 * (width - columns.size()) <= width && (sized_->size == 3 || sized_->stride == 2);
-        Range x = columns, y{std::clamp(every.first, rows.first, rows.last),
-                             std::clamp(every.last, rows.first, rows.last)};
-        if (!slim && x.first > 0) x.first = std::max(x.first, least);
-        if (!slim && x.last < width) x.last = std::min(x.last, width - least);
-        if (x.size() < kernels_.depthwise_columns || y.size() < kernels_.depthwise_rows) {
-            sized(sized_->border, {0, width}, rows);
-        } else {
-            if (y.first > rows.first)
-                sized(sized_->border, {0, width}, {rows.first, std::max(y.first, rows.first + tall)});
-            if (y.last < rows.last)
-                sized(sized_->border, {0, width}, {std::min(y.last, rows.last - tall), rows.last});
-            for (const Range side : {Range{0, x.first}, Range{x.last, width}})
-                slim ? anywhere(side, y) : sized(sized_->border, side, y);
-            // Whole tiles of the wide kernel, as images of 28 columns have, or hardly any channels.
-            const int64_t wide = kernels_.depthwise_wide_columns;
-            const bool suits = sized_->wide && x.size() >= wide &&
-                               (x.size() <= 2 * wide ? x.size() % wide == 0 : count <= 3 * kernels_.lanes);
-            sized(suits ? sized_->wide : sized_->inner, x, y);
-        }
+        return;
     }
+    if (width < least && sized_->narrow && rows.size() >= kernels_.depthwise_rows) {
+        sized(sized_->narrow, {0, width}, rows);
+        return;
+    }
+    if (width < least) {
+        // As many columns as a tile has, of which the last see zeros alone; one pixel at a time 3×3 and 5×5
+        // at 4×4 to 6×6 took 1.2 to 2 times as long.
+        const Scratch made(rows.size() * least * count);
+        Buffer target(made, {{0, count, 1}, {0, least, count}, {rows.first, rows.size(), least * count}});
+        check(sized_->border(source, weight, bias, padding.left, padding.top, a.low, a.high, target));
+        for (int64_t y = 0; y < rows.size(); y++)
+            for (int64_t x = 0; x < width; x++)
+                std::copy_n(made + (y * least + x) * count, count, out.data + y * out.line + x * out.stride);
+        return;
+    }
+    const int64_t reach_w = window.kernel_w - 1, reach_h = window.kernel_h - 1;
+    const Range columns = inside(image.width, width, padding.left, window.stride_w, reach_w),
+                every = inside(image.height, rows.last, padding.top, window.stride_h, reach_h);
+    // The border in whole tiles of its kernel; at the sides, where it is a column or two of many, one pixel
+    // at a time: 3×3 at 28×28 lost 7 % to tiles of 7.
+    const bool slim = 4 * (width - columns.size()) <= width && (sized_->size == 3 || sized_->stride == 2);
+    Range x = columns,
+          y{std::clamp(every.first, rows.first, rows.last), std::clamp(every.last, rows.first, rows.last)};
+    if (!slim && x.first > 0) x.first = std::max(x.first, least);
+    if (!slim && x.last < width) x.last = std::min(x.last, width - least);
+    // With registers for more than `inner` needs, 3×3 at 14×14 takes 0.94 of the time whole, at 28×28 0.95;
+    // at 32×32, whose last tile is nearly the one before, and at 56×56 it takes 1.05 to 1.08.
+    const bool fits = sized_->wide && width <= 4 * least && (least - width % least) % least <= 2;
+    if (!sized_->inner || fits || x.size() < kernels_.depthwise_columns ||
+        y.size() < kernels_.depthwise_rows) {
+        sized(sized_->border, {0, width}, rows);
+        return;
+    }
+    if (y.first > rows.first) sized(sized_->border, {0, width}, {rows.first, y.first});
+    if (y.last < rows.last) sized(sized_->border, {0, width}, {y.last, rows.last});
+    for (const Range side : {Range{0, x.first}, Range{x.last, width}})
+        slim ? anywhere(side, y) : sized(sized_->border, side, y);
+    const bool few = sized_->wide && x.size() >= kernels_.depthwise_wide_columns &&
+                     count <= 3 * kernels_.lanes; // channels
+    sized(few ? sized_->wide : sized_->inner, x, y);
 }
 
 void Depthwise::run(const Image& image, Padding padding, Result out, int threads, float* mean) const {

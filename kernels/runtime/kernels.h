@@ -46,8 +46,8 @@ using FmaKernel = int(B factor, float b, B out);
 
 struct DepthwiseSized {
     int size, stride;
-    DepthwiseSizedKernel *inner, *wide, *border; // wide: inner with more columns, or null
-    int border_rows, border_columns;             // the fewest that `border` takes
+    // All but `border` may be null. wide: inner with more columns; narrow: border with fewer.
+    DepthwiseSizedKernel *inner, *wide, *border, *narrow;
 };
 
 template <class Kernel>
@@ -135,8 +135,8 @@ struct MatrixTiles {
 struct Kernels {
     std::string name;
     int lanes;
-    // The fewest that the sized depthwise kernels take.
-    int depthwise_columns, depthwise_wide_columns, depthwise_rows;
+    // The fewest that the sized depthwise kernels take: `inner` and `narrow`, `wide`, all of these, `border`.
+    int depthwise_columns, depthwise_wide_columns, depthwise_rows, depthwise_border_columns;
     int depthwise_wide; // fewest channels of depthwise_wide
     std::vector<DepthwiseSized> depthwise_sized;
     DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied,
