@@ -47,9 +47,8 @@ def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
     )
 
 
-BORDER_COLUMNS = (
-    7  # of a tile of `border`, and its fewest: the width of a MobileNet's last images, half of the next
-)
+# Of a tile of `border`, and its fewest: the width of a MobileNet's last images, half of those before.
+BORDER_COLUMNS = 7
 
 
 def has_inner(isa: InstructionSet, size: int, stride: int) -> bool:

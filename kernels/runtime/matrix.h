@@ -116,9 +116,10 @@ private:
     const Kernels& kernels_;
     int64_t inputs_;
     const MatrixTiles *narrowest_, *widest_;
-    int64_t down_, width_, wide_,
-        rows_;    // rows that are wanted, the padded sides, and how far the widest strips go
-    bool turned_; // the inputs go down
+    int64_t down_;         // rows that are wanted
+    int64_t width_, rows_; // the padded sides
+    int64_t wide_;         // how far the widest strips go
+    bool turned_;          // the inputs go down
 };
 
 } // namespace ninefold

@@ -11,7 +11,7 @@ from ninefold.ops import passes
 from ninefold.ops.cpu import _kernels
 from ninefold.ops.operands import Gradient, Operand
 
-ALL, NONE = 0, 1 << 40  # bytes that the caches hold
+PAST, THROUGH = 0, 1 << 40  # what the caches are said to hold, in bytes
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_a_depthwise_layers_passes(threads: int, channels, kernel, stride, size,
     plain = Gradient(Operand(arrived), arrived)
     turned = Gradient(operand(image(2, channels, out, out), "relu"), arrived, torch.rand(3, channels))
     made = []
-    for held in (ALL, NONE):
+    for held in (PAST, THROUGH):
         _kernels.caches_hold(held)
         moments = torch.empty(2, channels)
         forward = passes.depthwise(x, weight, None, *options, moments)
@@ -71,7 +71,7 @@ def test_a_depthwise_layers_passes(threads: int, channels, kernel, stride, size,
 def test_a_standard_convolution(threads: int) -> None:
     x, weight = operand(image(2, 8, 9, 9), "relu"), torch.randn(24, 8, 3, 3)
     made = []
-    for held in (ALL, NONE):
+    for held in (PAST, THROUGH):
         _kernels.caches_hold(held)
         made.append(passes.conv2d(x, weight, None, (2, 2), (1, 1, 1, 1), (1, 1), torch.empty(2, 24)))
     assert torch.equal(*made)
