@@ -19,7 +19,7 @@ No image is copied to have zeros around it, and no load is a select: see `_or_ze
 
 One Zen 4 core, peak 118 GFLOP/s, bands in the second-level cache: `inner` reaches 78 (3×3, 32 channels, 112
 wide) and 70 GFLOP/s (128, 56 wide). Of the tiles tried (1 or 2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1
-was best or within noise on all of six shapes, AVX-512 and AVX2. Images of 14 and 7 columns and few channels
+was best or within noise on all of six shapes, AVX-512 and AVX2. Few channels
 are better off with 2×7×1 where there are registers. 3×3 at stride 2 stays at 40 to 45 % with 2×2, 2×3 and 1×4
 tiles as with 2×4: it reads four numbers for each it writes, from the second-level cache.
 

@@ -26,7 +26,7 @@ class InstructionSet:
     # The standard convolution's, which are neighbouring columns: every panel has the same numbers of them.
     conv2d_tiles: dict[int, tuple[int, ...]]
     depthwise_columns: int  # neighbouring output pixels that share a depthwise kernel's loads,
-    depthwise_wide_columns: int  # the same for few channels and narrow images at stride 1; 0: no such kernel
+    depthwise_wide_columns: int  # the same for few channels at stride 1; 0: no such kernel
     depthwise_rows: int  # in this many rows
     depthwise_vectors: int  # channel vectors in flight where one pixel is filtered at a time
 
