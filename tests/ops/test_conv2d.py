@@ -58,6 +58,17 @@ def test_padding_wider_than_the_kernel(isa, threads, integers, assert_right, ker
     assert_right(got, reference.conv2d(x, weight, bias, **geometry))
 
 
+@pytest.mark.parametrize("outputs", [8, 16, 40])
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (3, 2), (3, 4), (6, 1), (2, 3), (1, 3)])
+@pytest.mark.parametrize("geometry", [{"padding": 1}, {"dilation": 2, "padding": (2, 2)}], ids=str)
+def test_columns_a_known_distance_apart(
+    isa, threads, integers, assert_right, geometry, channels, stride, outputs
+):
+    x, weight, bias = integers(2, channels, 9, 83), integers(outputs, channels, 3, 3), integers(outputs)
+    got = ops.conv2d(x, weight, bias, stride=stride, activation="relu", **geometry)
+    assert_right(got, reference.conv2d(x, weight, bias, stride=stride, activation="relu", **geometry), "relu")
+
+
 def test_every_activation(isa, integers, activation, assert_right):
     x, weight, bias = integers(1, 3, 9, 9), integers(18, 3, 3, 3) / 4, integers(18)
     got = ops.conv2d(x, weight, bias, activation=activation)
