@@ -69,7 +69,7 @@ def conv2d(isa: InstructionSet, width: int, columns: int) -> tuple[hl.Func, list
 
     # Three channels at stride 1, 2 and 4, a network's first layer: the columns of a tile lie a known distance
     # apart and need one address, not twelve, made anew for each row of taps. 3→32 at 224×224 took 1.11 times
-    # as long without, 3→16 1.17, 3→64 7×7 1.07, 3→96 4×4 1.09 (AVX-512; each kernel is 2 to 4 kB larger).
+    # as long without, 3→16 1.17, 3→64 7×7 1.07, 3→96 4×4 1.09 (AVX-512; each kernel is 4 to 7 kB larger).
     # With the taps of a row unrolled, too, the compiler kept each number for the columns that share it, on
     # the stack: no gain.
     if columns > 1:

@@ -47,7 +47,7 @@ INSTRUCTION_SETS = {
         # registers, is for what is left of 24, 40 and 72 channels: 96→24 at 56×56 took 184 µs padded to 32.
         # Seven columns are for images of 14 and 7: 512→512 at 7×7 went from 82 to 100 % of the peak. Seven
         # pixels are for 49 of them: 192→1152 went from 92 to 97 %.
-        # A convolution's panel of 8 is for first layers of 24 and 40 channels, which took 1.5 and 1.35 times
+        # A convolution's panel of 8 is for first layers of 24 and 40 channels, which took 1.4 and 1.15 times
         # as long padded.
         InstructionSet(
             "avx512",
