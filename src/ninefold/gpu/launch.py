@@ -85,3 +85,14 @@ def precision() -> str:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "emulated"
     return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def paired(x: Tensor) -> bool:
+    """Whether a thread that holds row p of `tl.dot`'s result for such an image holds row p + 8 too.
+
+    So matrix units leave it, but those of capability 10, in whose memory a thread has one row. Float32 that
+    is not to be TF32 is multiplied without them, and a thread has rows that lie side by side.
+    """
+    if x.dtype is torch.float32 and precision() == "ieee":
+        return False
+    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device)[0] in (8, 9, 12)
