@@ -88,6 +88,8 @@ std::vector<std::string> instruction_sets() {
 NB_MODULE(_kernels, m) {
     m.doc() = "Ninefold's compiled kernels. Addresses are of dense float32 arrays; images are NHWC.";
     catch_kernel_errors();
+    // PyTorch keeps a graph until the process ends: a script that trains would end with a list of its chains.
+    nb::set_leak_warnings(false);
     nb::call_guard<nb::gil_scoped_release> unlocked;
 
     m.def("instruction_sets", &instruction_sets, "Those compiled and present on this processor, best first.");

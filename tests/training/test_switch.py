@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -135,3 +137,20 @@ def test_a_depth_multiplier_stays_in_pytorch_alone():
     ]
     for got, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(got.grad.double(), wanted.grad, rtol=1e-3, atol=1e-6)
+
+
+SCRIPT = """
+import torch
+import ninefold
+net = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), torch.nn.BatchNorm2d(8))
+loss = ninefold.for_training(net)(torch.randn(2, 8, 8, 8)).sum()
+loss.backward()
+print(ninefold.training.summary(net).splitlines()[0])
+"""
+
+
+def test_a_script_that_trains_ends_without_a_word():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    assert "1 fused chain" in done.stdout and not done.stderr
