@@ -41,7 +41,7 @@ def conv2d(
 
     `x` is (batch, C, H, W) in any memory format, `weight` (N, C/groups, kh, kw), `bias` (N,).
     """
-    way = _way(x, weight=weight, bias=bias)
+    way = forward if backend.unobserved((x, weight), (bias,)) else _way(x, weight=weight, bias=bias)
     geometry = arguments.remembered(
         arguments.standard, x.shape, weight.shape, _shape(bias), stride, padding, dilation, groups, activation
     )
@@ -63,7 +63,7 @@ def depthwise_conv2d(
     `x` is (batch, C, H, W) in any memory format, `weight` (C·multiplier, 1, kh, kw), `bias` (C·multiplier,).
     Channel c of `x` makes the channels c·multiplier + m of the result (batch, C·multiplier, H', W').
     """
-    way = _way(x, weight=weight, bias=bias)
+    way = forward if backend.unobserved((x, weight), (bias,)) else _way(x, weight=weight, bias=bias)
     stride, padding, dilation, _ = arguments.remembered(
         arguments.depthwise, x.shape, weight.shape, _shape(bias), stride, padding, dilation, activation
     )
@@ -83,7 +83,9 @@ def pointwise_conv2d(
     `x` is (batch, C, H, W) in any memory format, `weight` (N, C, 1, 1), `bias` (N,), `residual` of the
     result's shape.
     """
-    way = _way(x, weight=weight, bias=bias, residual=residual)
+    way = forward
+    if not backend.unobserved((x, weight), (bias, residual)):
+        way = _way(x, weight=weight, bias=bias, residual=residual)
     arguments.remembered(
         arguments.pointwise, x.shape, weight.shape, _shape(bias), activation, _shape(residual)
     )
@@ -111,14 +113,17 @@ def separable_conv2d(
     `pointwise_weight` (N, C·multiplier, 1, 1), `depthwise_bias` (C·multiplier,), `pointwise_bias` (N,) and
     `residual` of the result's shape. Stride, padding and dilation are the depthwise stage's.
     """
-    way = _way(
-        x,
-        depthwise_weight=depthwise_weight,
-        pointwise_weight=pointwise_weight,
-        depthwise_bias=depthwise_bias,
-        pointwise_bias=pointwise_bias,
-        residual=residual,
-    )
+    way = forward
+    weights, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
+    if not backend.unobserved((x, *weights), (*biases, residual)):
+        way = _way(
+            x,
+            depthwise_weight=depthwise_weight,
+            pointwise_weight=pointwise_weight,
+            depthwise_bias=depthwise_bias,
+            pointwise_bias=pointwise_bias,
+            residual=residual,
+        )
     stride, padding, dilation, _ = arguments.remembered(
         arguments.separable,
         x.shape,
@@ -133,18 +138,15 @@ def separable_conv2d(
         activation,
         _shape(residual),
     )
-    weights = depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias
     geometry = stride, padding, dilation
-    return way.separable_conv2d(x, *weights, *geometry, depthwise_activation, activation, residual)
+    return way.separable_conv2d(x, *weights, *biases, *geometry, depthwise_activation, activation, residual)
 
 
 def _way(x: torch.Tensor, **others: torch.Tensor | None) -> Any:
-    """Where a call with good tensors goes: past PyTorch's dispatcher, through it, or into its operators.
+    """Where a call that is observed goes: through PyTorch's dispatcher, or into its operators.
 
-    Past it only where that makes no difference. TypeError for what is no good tensor.
+    TypeError for what is no good tensor.
     """
-    if backend.unobserved(x, others):
-        return forward
     arguments.check_tensors(x, **others)
     return fallback if backend.taken_apart(x) else library
 

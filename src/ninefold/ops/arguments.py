@@ -17,6 +17,7 @@ from ninefold import shape
 Geometry = tuple[shape.Pair, shape.Sides, shape.Pair, int]
 Size = tuple[int, ...]
 T = TypeVar("T")
+_is_compiling = torch.compiler.is_compiling
 
 
 def check_tensors(x: Any, **others: Any) -> None:
@@ -45,12 +46,16 @@ def optional(name: str) -> bool:
 
 def remembered(check: Callable[..., T], *sizes: Any) -> T:
     """Return check(*sizes), looked up if these sizes were found good before."""
-    if not torch.compiler.is_compiling() and all(type(size) is not tuple or _whole(size) for size in sizes):
-        try:
-            seen: T = _seen(check, *sizes)
-            return seen
-        except TypeError:
-            pass  # a symbolic size cannot be looked up; a real TypeError is raised again below
+    if _is_compiling():
+        return check(*sizes)
+    for size in sizes:
+        if type(size) is tuple and not _whole(size):
+            return check(*sizes)
+    try:
+        seen: T = _seen(check, *sizes)
+        return seen
+    except TypeError:
+        pass  # a symbolic size cannot be looked up; a real TypeError is raised again below
     return check(*sizes)
 
 

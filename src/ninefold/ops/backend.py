@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
-
-from ninefold.ops import arguments
 
 # Offsets inside one image are 32-bit in the kernels.
 _MOST_ELEMENTS = 2**31
@@ -23,6 +21,18 @@ _MOST_PADDED = 2**24
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MOST_TAPS, _MOST_STRIDE, _MOST_REACH = 49, 4, 16
+
+# What `unobserved` asks before each call, found once: behind a convolution that swept the caches each name of
+# PyTorch's that is looked up takes a third of a microsecond.
+_FLOAT32 = torch.float32
+_is_compiling, _is_grad_enabled, _is_autocast = (
+    torch.compiler.is_compiling,
+    torch.is_grad_enabled,
+    torch.is_autocast_enabled,
+)
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_tracing_state, _is_profiled = torch._C._get_tracing_state, torch._C._autograd._profiler_enabled
+_functorch_level = torch._C._functorch.peek_interpreter_stack
 
 
 @cache
@@ -120,31 +130,40 @@ def taken_apart(x: torch.Tensor) -> bool:
     return x.is_complex() or _differentiated()
 
 
-def unobserved(x: Any, others: Mapping[str, Any]) -> bool:
+def unobserved(needed: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether all are float32 tensors on the CPU, and nobody sees if a call goes past PyTorch's dispatcher.
 
     Its way to a function in Python takes 10 µs. It must be asked for a compiler, a tracer, a profiler, a mode
-    or a subclass, for a gradient, and for a tensor that only says what its numbers are.
+    or a subclass, for a gradient, and for a tensor that only says what its numbers are. `others` may be None.
     """
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         return False
-    recorded, c = torch.is_grad_enabled(), torch._C
-    for name, tensor in (("x", x), *others.items()):
-        if tensor is None and arguments.optional(name):
-            continue
-        if type(tensor) not in _PLAIN or tensor.dtype is not torch.float32 or not tensor.is_cpu:
+    recorded = _is_grad_enabled()
+    for tensor in needed:
+        if not _ordinary(tensor, recorded):
             return False
-        if (recorded and tensor.requires_grad) or unresolved(tensor):
+    for tensor in others:
+        if tensor is not None and not _ordinary(tensor, recorded):
             return False
     return (
-        c._len_torch_dispatch_stack() == 0
-        and c._len_torch_function_stack() == 0
-        and c._get_tracing_state() is None
-        and not c._autograd._profiler_enabled()
-        and not torch.is_autocast_enabled("cpu")
+        _dispatch_modes() == 0
+        and _function_modes() == 0
+        and _tracing_state() is None
+        and not _is_profiled()
+        and not _is_autocast("cpu")
         and not _differentiated()
-        and not on_gpu(x)
+        and not on_gpu(needed[0])
         and kernels() is not None
+    )
+
+
+def _ordinary(tensor: Any, recorded: bool) -> bool:
+    return (
+        type(tensor) in _PLAIN
+        and tensor.dtype is _FLOAT32
+        and tensor.is_cpu
+        and not (recorded and tensor.requires_grad)
+        and not unresolved(tensor)
     )
 
 
@@ -155,7 +174,7 @@ def unresolved(x: torch.Tensor) -> bool:
 
 def _differentiated() -> bool:
     """Whether forward-mode gradients or `torch.func` are at work."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return forward_ad._current_level >= 0 or _functorch_level() is not None
 
 
 def reach(x: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> int:
