@@ -155,6 +155,8 @@ public:
     // weight: (out_channels, in_channels), or `turned` the other way; bias: out_channels numbers or null.
     Pointwise(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels,
               const std::string& activation, int threads, bool turned = false);
+    // Without weights and bias: for `panels`, which are given some.
+    Pointwise(int64_t in_channels, int64_t out_channels);
 
     // image: (pixels, in_channels), image_stride apart; residual (or null, dense) and out: (pixels,
     // out_channels). gate (or null): in_channels numbers that every pixel is multiplied by first.
@@ -175,6 +177,7 @@ public:
     int64_t out_channels() const { return out_channels_; }
     const Kernels& kernels() const { return kernels_; }
     int panel_count() const { return int(blocks_.size()); }
+    int panel_width(int panel) const { return blocks_[panel].panel->width; }
     int64_t weight_bytes() const { return packed_ * int64_t(sizeof(float)); }
     // About how many steps the kernels' innermost loops make for so many pixels.
     int64_t steps(int64_t pixels) const {
@@ -188,6 +191,7 @@ private:
         int64_t offset;       // its weights
         int64_t bias;
     };
+    void divide();
     void tiles(const Block& block, int count, const float* weights, const float* image, int64_t image_stride,
                int64_t pixels, const float* residual, Result out, int64_t channels) const;
     void gated(const float* gate, float* gated, int threads) const;
@@ -238,9 +242,11 @@ private:
 class Conv2d {
 public:
     // weight: (out_channels, in_channels / groups, kernel_h, kernel_w); bias: out_channels numbers or null.
-    // `winograd`: with fewer multiplications where that is faster.
+    // `winograd`: with fewer multiplications where that is faster. `once`: how many numbers the images of its
+    // only call have, or 0 where there may be more calls. Many weights for small images are then packed
+    // panel by panel as the call comes to them, and must stay where they are until then.
     Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
-           Window window, const std::string& activation, int threads, bool winograd);
+           Window window, const std::string& activation, int threads, bool winograd, int64_t once = 0);
 
     // out: (batch, output height, output width, out_channels).
     void run(const Image& image, Padding padding, float* out, int threads) const;
@@ -262,7 +268,11 @@ private:
         int64_t height, line;
         int32_t left, top;
     };
-    void in_tiles(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
+    // The panels [first, last), their weights in `packed` (or null: the layer's own).
+    void in_tiles(const Image& image, int64_t n, Padding padding, Range y, Range panels, const float* packed,
+                  float* out) const;
+    void pack(const Block& block, float* to) const;
+    void panel_by_panel(const Image& image, Padding padding, float* out, int threads) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Range seen(const Image& image, Padding padding, Range y) const;
     Plane strip(const Image& image, int64_t n, Padding padding, Range x, Range y, float* memory) const;
@@ -275,10 +285,16 @@ private:
     int64_t run_, steps_, hop_; // the sum over a kernel's row: see kernels/conv2d.py
     Activation activation_;
     std::vector<Block> blocks_;
+    const float* unpacked_; // where weight_ is null
     Floats weight_, bias_;
     std::optional<Pointwise> pointwise_; // instead of all that, for a window of one pixel
     std::optional<Winograd> winograd_;   // beside it, where asked for
 };
+
+// Convolves once, with weights in PyTorch's order: what a Conv2d would give, sooner where packing its weights
+// outweighs what is done with them. bias: out_channels numbers or null.
+void convolve(const float* weight, const float* bias, int64_t out_channels, int groups, const Window& window,
+              const std::string& activation, const Image& image, Padding padding, float* out, int threads);
 
 // Depthwise, then pointwise, the filtered rows never leaving the cache.
 class Separable {

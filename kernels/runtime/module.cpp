@@ -170,6 +170,15 @@ NB_MODULE(_kernels, m) {
                const Padding& padding, uintptr_t out,
                int threads) { self.run(image(x, n, h, w, c), padding, written(out), threads); },
             unlocked);
+    m.def(
+        "conv2d",
+        [](uintptr_t weight, uintptr_t bias, int64_t out_channels, int groups, const Window& window,
+           const std::string& activation, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
+           const Padding& padding, uintptr_t out, int threads) {
+            convolve(read(weight), read(bias), out_channels, groups, window, activation, image(x, n, h, w, c),
+                     padding, written(out), threads);
+        },
+        unlocked);
     nb::class_<Separable>(m, "Separable")
         .def(nb::init<const Depthwise&, const Pointwise&>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
         .def(

@@ -52,6 +52,24 @@ class Conv2d:
         self, x: int, n: int, h: int, w: int, c: int, padding: Padding, out: int, threads: int, /
     ) -> None: ...
 
+def conv2d(
+    weight: int,
+    bias: int,
+    out_channels: int,
+    groups: int,
+    window: Window,
+    activation: str,
+    x: int,
+    n: int,
+    h: int,
+    w: int,
+    c: int,
+    padding: Padding,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
+
 class Separable:
     def __init__(self, depthwise: Depthwise, pointwise: Pointwise, /) -> None: ...
     def run(

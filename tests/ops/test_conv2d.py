@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -103,3 +105,59 @@ def test_other_dtypes_go_to_pytorch(integers, dtype):
     assert got.dtype is dtype
     want = reference.conv2d(x.real.float(), weight.real.float(), padding=(1, 0, 0, 1))
     assert torch.equal(got, torch.from_numpy(want).to(dtype))
+
+
+# Few pixels and many weights: the weights are read where they lie, or packed panel by panel.
+ONCE = [
+    (40, 200, (5, 5), (7, 7), {"stride": 2, "padding": 2}, 1),
+    (40, 200, (3, 3), (5, 4), {"padding": 2, "dilation": 2}, 1),
+    (33, 130, (3, 3), (4, 5), {"stride": (2, 1), "padding": (1, 0, 2, 3)}, 3),
+    (70, 150, (4, 4), (6, 7), {"padding": 1}, 1),
+    (24, 70, (7, 7), (7, 7), {"padding": 3}, 1),
+    (24, 70, (7, 7), (9, 8), {"padding": 6, "dilation": 2}, 2),
+    (130, 37, (3, 3), (8, 8), {"padding": 1}, 2),
+    (300, 260, (1, 1), (5, 5), {"stride": 2}, 1),
+]
+
+
+@pytest.mark.parametrize("activation", [None, "relu6", "silu"])
+@pytest.mark.parametrize("case", ONCE, ids=str)
+def test_few_pixels_and_many_weights(isa, threads, layout, integers, assert_right, case, activation):
+    channels, outputs, kernel, size, geometry, batch = case
+    x, weight = integers(batch, channels, *size), integers(outputs, channels, *kernel)
+    bias = integers(outputs)
+    got = ops.conv2d(x.to(memory_format=layout), weight, bias, activation=activation, **geometry)
+    assert_right(got, reference.conv2d(x, weight, bias, activation=activation, **geometry), activation)
+    assert got.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("case", ONCE[:6], ids=str)
+def test_nan_among_few_pixels_reaches_what_sees_it(isa, integers, case):
+    channels, outputs, kernel, size, geometry, _ = case
+    x, weight = integers(1, channels, *size), torch.ones(outputs, channels, *kernel)
+    x[0, 3, 2, 2] = torch.nan
+    got = ops.conv2d(x, weight, activation="relu6", **geometry)
+    want = torch.from_numpy(reference.conv2d(x, weight, activation="relu6", **geometry))
+    assert torch.isnan(want).any() and torch.equal(torch.isnan(got), torch.isnan(want))
+
+
+# Size, kernel, dilation and padding, where the padded image is as large as the window.
+TINY = [
+    case
+    for case in product(
+        [(1, 1), (1, 3), (2, 1), (2, 2)],
+        [(3, 3), (4, 5), (7, 2)],
+        [1, 2],
+        [(3, 3, 3, 3), (5, 2, 4, 12), (6, 6, 12, 0)],
+    )
+    if case[0][0] + sum(case[3][2:]) > case[2] * (case[1][0] - 1)
+    and case[0][1] + sum(case[3][:2]) > case[2] * (case[1][1] - 1)
+]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("size", "kernel", "dilation", "padding"), TINY, ids=str)
+def test_taps_that_see_nothing(integers, assert_right, size, kernel, dilation, padding, stride):
+    x, weight, bias = integers(2, 6, *size), integers(9, 6, *kernel), integers(9)
+    named = {"stride": stride, "padding": padding, "dilation": dilation, "activation": "relu"}
+    assert_right(ops.conv2d(x, weight, bias, **named), reference.conv2d(x, weight, bias, **named))

@@ -134,9 +134,9 @@ def test_a_plan_refuses_positions_beyond_32_bits():
 @pytest.mark.parametrize("isa", cpu.instruction_sets())
 def test_calls_that_pytorch_does_quicker_are_left_to_it_unless_forced(isa, monkeypatch) -> None:
     x, few, large = torch.ones(1, 16, 12, 12), torch.ones(1, 256, 7, 7), torch.ones(1, 16, 60, 60)
-    square, heavy, filters = torch.ones(16, 16, 3, 3), torch.ones(256, 256, 3, 3), torch.ones(16, 1, 3, 3)
+    square, heavy, filters = torch.ones(16, 16, 3, 3), torch.ones(512, 128, 3, 3), torch.ones(16, 1, 3, 3)
     calls = {
-        "conv2d": (lambda: ops.conv2d(few, heavy), lambda: ops.conv2d(x, square)),
+        "conv2d": (lambda: ops.conv2d(few, heavy, groups=2), lambda: ops.conv2d(x, square)),
         "pointwise_conv2d": (
             lambda: ops.pointwise_conv2d(x, square[:2, :, :1, :1]),
             lambda: ops.pointwise_conv2d(x, square[..., :1, :1]),

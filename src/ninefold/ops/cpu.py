@@ -239,9 +239,11 @@ def conv2d(
     # Here and below without a `Convolution` around the kernel, which is a third of what a small call takes.
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
     window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), _address(bias))
-    kernel = _kernels.Conv2d(*addresses, c, outputs, groups, window, activation or "", threads, False)
     out = empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
-    kernel.run(x.data_ptr(), n, h, w, c, _kernels.Padding(*padding), out.data_ptr(), threads)
+    image, sides = (x.data_ptr(), n, h, w, c), _kernels.Padding(*padding)
+    _kernels.conv2d(
+        *addresses, outputs, groups, window, activation or "", *image, sides, out.data_ptr(), threads
+    )
     return out
 
 

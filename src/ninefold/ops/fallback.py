@@ -39,7 +39,7 @@ def convolve(
     around = (top, left)
     if left != right or top != bottom:
         x, around = torch.constant_pad_nd(x, [left, right, top, bottom]), (0, 0)
-    if x.shape[1] == 1:
+    if x.shape[1] == 1 and x.stride(1) != x.shape[2] * x.shape[3]:
         # One channel's strides may say channels-last; PyTorch 2.13 then reads past it at a wide stride.
         x = x[:, 0].unsqueeze(1)
     return F.conv2d(x, weight, bias, stride, around, dilation, groups)

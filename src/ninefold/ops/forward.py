@@ -25,8 +25,12 @@ def conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """Return activation(conv(x) + bias)."""
-    geometry = tuple(stride), tuple(padding), tuple(dilation)
-    if _may_leave(x) and choice.conv2d(x.shape, weight.shape, *geometry):
+    geometry, leaves = (tuple(stride), tuple(padding), tuple(dilation)), False
+    if _may_leave(x):
+        if groups == 1 and weight.shape[2:] == (1, 1) and geometry[:2] == ((1, 1), (0, 0, 0, 0)):
+            return pointwise_conv2d(x, weight, bias, activation, None)
+        leaves = choice.conv2d(x.shape, weight.shape, *geometry)
+    if leaves:
         run = choice.in_planes
     else:
         kernels = backend.for_call(x, weight, _largest(x.shape, weight.shape, *geometry))
