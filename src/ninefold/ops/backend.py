@@ -163,7 +163,8 @@ def _ordinary(tensor: Any, recorded: bool) -> bool:
         and tensor.dtype is _FLOAT32
         and tensor.is_cpu
         and not (recorded and tensor.requires_grad)
-        and not unresolved(tensor)
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
     )
 
 

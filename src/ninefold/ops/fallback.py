@@ -69,7 +69,8 @@ def depthwise_conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """activation(depthwise(x) + bias)."""
-    return ACTIVATIONS[activation](convolve(x, weight, bias, stride, padding, dilation, x.shape[1]))
+    out = convolve(x, weight, bias, stride, padding, dilation, x.shape[1])
+    return out if activation is None else ACTIVATIONS[activation](out)
 
 
 def pointwise_conv2d(
