@@ -45,7 +45,8 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
     const int common = std::gcd(window.stride_h, window.dilation_h);
     apart_ = window.dilation_h / common;
     for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
-        if (kernels.size == window.kernel_h && kernels.stride == window.stride_h / common) sized_ = &kernels;
+        if (kernels.size == (window.kernel_h | 1) && kernels.stride == window.stride_h / common)
+            sized_ = &kernels;
 }
 
 void Depthwise::rows(const Image& image, int64_t n, Padding padding, int64_t y0, int64_t y1, int64_t c0,
@@ -139,7 +140,8 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
         anywhere({0, width}, rows);
         return;
     }
-    if (width < least && sized_->narrow && rows.size() >= kernels_.depthwise_rows) {
+    const bool even = window.kernel_h % 2 == 0; // one of `border` a row and a column larger
+    if (width < least && sized_->narrow && !even && rows.size() >= kernels_.depthwise_rows) {
         sized(sized_->narrow, {0, width}, rows);
         return;
     }
@@ -167,7 +169,7 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
     // With registers for more than `inner` needs, 3×3 at 14×14 takes 0.94 of the time whole, at 28×28 0.95;
     // at 32×32, whose last tile is nearly the one before, and at 56×56 it takes 1.05 to 1.08.
     const bool fits = sized_->wide && width <= 4 * least && (least - width % least) % least <= 2;
-    if (!sized_->inner || fits || x.size() < kernels_.depthwise_columns ||
+    if (even || !sized_->inner || fits || x.size() < kernels_.depthwise_columns ||
         y.size() < kernels_.depthwise_rows) {
         sized(sized_->border, {0, width}, rows);
         return;

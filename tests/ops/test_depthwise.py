@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ninefold import ops, reference
 
@@ -55,3 +56,32 @@ def test_every_activation(isa, integers, activation, assert_right):
     x, weight, bias = integers(1, 18, 9, 9), integers(18, 1, 3, 3) / 4, integers(18)
     got = ops.depthwise_conv2d(x, weight, bias, activation=activation)
     assert_right(got, reference.depthwise_conv2d(x, weight, bias, activation=activation), activation)
+
+
+# Even filters are made by the kernels one row and one column larger.
+@pytest.mark.parametrize("size", [(5, 4), (7, 6), (8, 13), (19, 30)], ids=str)
+@pytest.mark.parametrize(
+    "geometry", [{}, {"padding": 1, "stride": 2}, {"padding": (2, 1, 0, 3), "dilation": 2}]
+)
+@pytest.mark.parametrize("kernel", [2, 4, 6])
+def test_even_filters(isa, threads, layout, integers, assert_right, kernel, geometry, size):
+    if geometry.get("dilation") == 2:
+        size = (size[0] + kernel, size[1] + kernel)
+    elif kernel == 6:
+        size = (size[0] + 3, size[1] + 3)
+    x, weight, bias = integers(2, 40, *size), integers(40, 1, kernel, kernel), integers(40)
+    got = ops.depthwise_conv2d(x.to(memory_format=layout), weight, bias, activation="relu6", **geometry)
+    assert_right(got, reference.depthwise_conv2d(x, weight, bias, activation="relu6", **geometry), "relu6")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [2, 4, 6])
+def test_what_an_even_filter_does_not_see_stays_out(isa, integers, kernel, stride, bad):
+    x, weight = integers(1, 32, 15, 16), torch.ones(32, 1, kernel, kernel)
+    x[:, :, 8, 9] = bad
+    got = ops.depthwise_conv2d(x, weight, stride=stride, padding=1)
+    want = torch.from_numpy(reference.depthwise_conv2d(x, weight, stride=stride, padding=1))
+    seen = torch.isfinite(want)
+    assert not seen.all() and torch.equal(torch.isfinite(got), seen)
+    assert torch.equal(got[seen], want[seen].float())
