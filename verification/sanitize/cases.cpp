@@ -46,7 +46,7 @@ Picture naive(const Picture& x, const Convolution& c) {
 
 Convolution convolution(Random& random, int64_t in_channels, int64_t out_channels, int groups,
                         bool windowed) {
-    const int k = windowed ? int(random.of({1, 2, 3, 3, 3, 5, 7})) : 1,
+    const int k = windowed ? int(random.of({1, 2, 3, 3, 3, 4, 5, 6, 7})) : 1,
               d = windowed ? random.of({1, 1, 1, 2}) : 1, s = windowed ? random.of({1, 1, 2, 2, 3}) : 1,
               odd = windowed ? int(random.below(2)) : 0;
     const Window window{k, k + odd, s, s, d, d};

@@ -8,6 +8,15 @@
 
 namespace ninefold {
 
+namespace {
+
+void once(const Convolution& c, const Picture& x, float* out, int threads) {
+    convolve(c.weight.data(), c.bias.data(), c.out_channels, c.groups, c.window, c.activation, x.image(),
+             c.padding, out, threads);
+}
+
+} // namespace
+
 // One layer of each kind on one image, under the kernels in use.
 int layers(Random& random, int threads, const std::string& where) {
     const Picture x =
@@ -35,9 +44,17 @@ int layers(Random& random, int threads, const std::string& where) {
         if (fits(x.shape, *one)) {
             const Conv2d layer(one->weight.data(), one->bias.data(), c, one->out_channels, one->groups,
                                one->window, one->activation, threads, false);
-            run("conv2d", naive(x, *one),
-                [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
+            const Picture want = naive(x, *one);
+            run("conv2d", want, [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
+            run("conv2d, once", want, [&](float* out) { once(*one, x, out, threads); });
         }
+    // Many weights for few pixels.
+    const Picture few = picture(random, random.of({1, 1, 2}), random.between(1, 6), random.between(1, 6),
+                                random.of({33, 40}));
+    const Convolution heavy =
+        convolution(random, few.shape.channels, random.of({70, 130, 300}), 1, random.below(8) > 0);
+    if (fits(few.shape, heavy))
+        run("conv2d, few pixels", naive(few, heavy), [&](float* out) { once(heavy, few, out, threads); });
     if (fits(x.shape, standard) && Winograd::takes(standard.window, c, wide)) {
         const Winograd layer(standard.weight.data(), standard.bias.data(), c, wide, standard.window,
                              standard.activation, threads);
