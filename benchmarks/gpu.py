@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                 everything; writes benchmarks/results/gpu.json and gpu.md
     python benchmarks/gpu.py --results OUT   writes them there
+    python benchmarks/gpu.py --only training --results OUT     what a first run had no time for
 
 Needs an NVIDIA GPU, PyTorch and Triton; not the compiled CPU kernels, nor that Ninefold is installed. Each
 part is a process of its own with a limit, so what fails or takes too long costs its own figures and no other;
@@ -36,6 +37,7 @@ _WARM_UNTIL, _LAYERS_UNTIL, _TRAINING_UNTIL = 0.34, 0.56, 0.93
 # How long a way of training takes to start, against the others: ours measures, torch.compile compiles.
 _STARTS = {"ninefold_graphs": 3, "ninefold": 1, "torch_compile": 2, "eager_nhwc": 1, "eager_nchw": 1}
 MARK = "@ "
+PARTS = ("tests", "layers", "training", "max-autotune")
 
 
 @dataclass
@@ -118,6 +120,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=128, help="images of a layer (default: 128)")
     parser.add_argument("--training-batch", type=int, default=256, help="images of a step (default: 256)")
     parser.add_argument("--compiling", type=int, help="processes that compile (default: by the processors)")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts, and what they have compiled"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
@@ -171,36 +176,37 @@ def everything(given: argparse.Namespace) -> int:
     processors = len(os.sched_getaffinity(0))
     workers = max(2, processors * 2 // 3) if given.compiling is None else given.compiling
     end = share(_WARM_UNTIL)
-    jobs = [
-        start(f"compile {k}", "--part", "warm", "--way", f"{k}/{workers}", "--until", str(end))
-        for k in range(workers)
-    ]
+    jobs = []
+    if {"layers", "training"} & set(given.only):
+        only = ["--only", *given.only]
+        jobs += [
+            start(f"compile {k}", "--part", "warm", "--way", f"{k}/{workers}", "--until", str(end), *only)
+            for k in range(workers)
+        ]
     from gpu_cases import NETWORKS
 
-    jobs += [
-        start(f"torch.compile {name}", "--part", "warm-compile", "--network", name, *_sizes(given))
-        for name in NETWORKS
-    ]
-    tests = _tests(max(2, processors // 2))
-    take(follow([*jobs, tests], end, quiet=True))
-    passed, failed = (_said(tests, *words) for words in (("PASSED",), ("FAILED", "ERROR")))
-    result = _last(tests)
-    if tests.process.returncode < 0:
-        # Stopped: each test said how it went, so that those that failed have names.
-        result = f"stopped after {len(passed)} passed and {len(failed)} failed"
-    found["tests"] = {"command": "pytest tests/gpu", "result": result, "failed": failed}
+    if "training" in given.only:
+        jobs += [
+            start(f"torch.compile {name}", "--part", "warm-compile", "--network", name, *_sizes(given))
+            for name in NETWORKS
+        ]
+    tests = [_tests(max(2, processors // 2))] if "tests" in given.only else []
+    take(follow([*jobs, *tests], end, quiet=True))
+    for job in tests:
+        found["tests"] = _how_they_went(job)
     found["compiled"] = {"result": [_last(job) for job in jobs]}
-    print(f"  tests/gpu: {result}", *failed, sep="\n    ", flush=True)
     for job in jobs:
         print(f"  {job.name}: {_last(job)}", flush=True)
 
-    print(f"layers ({time.time() - began:.0f} s)", flush=True)
-    end = share(_LAYERS_UNTIL)
-    take(follow([start("layers", "--part", "layers", "--until", str(end - 3), *_sizes(given))], end))
-    print(f"training ({time.time() - began:.0f} s)", flush=True)
+    if "layers" in given.only:
+        print(f"layers ({time.time() - began:.0f} s)", flush=True)
+        end = share(_LAYERS_UNTIL)
+        take(follow([start("layers", "--part", "layers", "--until", str(end - 3), *_sizes(given))], end))
+    if "training" in given.only:
+        print(f"training ({time.time() - began:.0f} s)", flush=True)
     from gpu_training import WAYS
 
-    order = [(name, way) for name in NETWORKS for way in WAYS]
+    order = [(name, way) for name in NETWORKS for way in WAYS] if "training" in given.only else []
     for place, (name, way) in enumerate(order):
         # What is left is shared among those to come; whoever needs less leaves it to the rest.
         left = share(_TRAINING_UNTIL) - time.time()
@@ -215,7 +221,7 @@ def everything(given: argparse.Namespace) -> int:
         if known:
             arguments += ["--known", f"{known['fall']},{known['autocast_distance']}"]
         take(follow([start(f"{name} {way}", *arguments, *_sizes(given))], end))
-    if (left := share(0.985) - time.time()) > 25:
+    if "max-autotune" in given.only and (left := share(0.985) - time.time()) > 25:
         print(f"against torch.compile's max-autotune ({time.time() - began:.0f} s)", flush=True)
         end = time.time() + left
         take(follow([start("max-autotune", "--part", "compiled", "--until", str(end), *_sizes(given))], end))
@@ -233,6 +239,16 @@ def _tests(workers: int) -> Job:
     parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") else []
     options = ["-v", "-p", "no:cacheprovider", *parallel]
     return start("tests", command=[sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "gpu")])
+
+
+def _how_they_went(tests: Job) -> dict[str, Any]:
+    passed, failed = (_said(tests, *words) for words in (("PASSED",), ("FAILED", "ERROR")))
+    result = _last(tests)
+    if tests.process.returncode < 0:
+        # Stopped: each test said how it went, so that those that failed have names.
+        result = f"stopped after {len(passed)} passed and {len(failed)} failed"
+    print(f"  tests/gpu: {result}", *failed, sep="\n    ", flush=True)
+    return {"command": "pytest tests/gpu", "result": result, "failed": failed}
 
 
 def _said(tests: Job, *words: str) -> list[str]:

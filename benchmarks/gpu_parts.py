@@ -81,12 +81,12 @@ def _warm(given: argparse.Namespace) -> None:
     gpu_training._WARM = 0
     gpu_layers.FURTHEST = gpu_layers.FURTHEST_GRADIENT = float("inf")
     work: list[Callable[[], Any]] = []
-    for name in gpu_cases.NETWORKS:
+    for name in gpu_cases.NETWORKS if "training" in given.only else ():
         work.append(lambda name=name: _step(name))
-    for case in gpu_cases.MOBILENET_V1:
+    for case in gpu_cases.MOBILENET_V1 if "layers" in given.only else ():
         work.append(lambda case=case: gpu_layers.separable_forward(case, 2))
         work.append(lambda case=case: gpu_layers.separable_training(case, 2))
-    for layer in gpu_cases.DEPTHWISE:
+    for layer in gpu_cases.DEPTHWISE if "layers" in given.only else ():
         work.append(lambda layer=layer: list(gpu_layers.depthwise(layer, 2)))
     for number, job in enumerate(work):
         _guarded(f"job {number}", job)

@@ -119,6 +119,7 @@ def test_all_parts_in_their_order(
 
     monkeypatch.setattr(gpu, "start", imitated)
     given = argparse.Namespace(seconds=100, results=tmp_path, batch=2, training_batch=4, compiling=None)
+    given.only = gpu.PARTS
     assert gpu.everything(given) == 0
     order = list(dict.fromkeys(parts))
     assert order == ["machine", "warm", "warm-compile", "tests", "layers", "training", "compiled"]
@@ -129,6 +130,15 @@ def test_all_parts_in_their_order(
     said = capsys.readouterr().out
     assert "mobilenetv2_100 by ninefold, batch 256: 20.0 ms a step, 5.00 GB" in said
     assert (tmp_path / "gpu.md").read_text() in said
+
+    parts.clear()
+    given.only = ["training"]
+    assert gpu.everything(given) == 0
+    assert list(dict.fromkeys(parts)) == ["machine", "warm", "warm-compile", "training"]
+    parts.clear()
+    given.only = ["tests", "max-autotune"]
+    assert gpu.everything(given) == 0
+    assert list(dict.fromkeys(parts)) == ["machine", "tests", "compiled"]
 
 
 def test_without_a_gpu_nothing_is_written(tmp_path: Path) -> None:
