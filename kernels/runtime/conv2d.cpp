@@ -27,7 +27,7 @@ void fetch(const float* first, int64_t count) {
 Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
                Window window, const std::string& activation, int threads, bool winograd, int64_t once)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels), groups_(groups),
-      window_(window), activation_(kernels_, activation), unpacked_(weight) {
+      window_(window), activation_(kernels_, activation) {
     if (window.kernel_h == 1 && window.kernel_w == 1 && groups == 1) {
         pointwise_.emplace(weight, bias, in_channels, out_channels, activation, threads);
         return;
@@ -58,14 +58,17 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
     for (const Block& block : blocks_)
         for (int64_t d = 0; d < block.panel->width; d++)
             bias_[block.bias + d] = bias && d < block.valid ? bias[block.first + d] : 0.0f;
-    if (by_panels) return;
+    if (by_panels) {
+        unpacked_ = weight;
+        return;
+    }
     weight_ = allocate_weights(padded * taps);
     parallel_for(padded * taps > 32768 ? threads : 1, blocks_.size(),
-                 [&](int64_t b) { pack(blocks_[b], weight_.get() + blocks_[b].weight); });
+                 [&](int64_t b) { pack(weight, blocks_[b], weight_.get() + blocks_[b].weight); });
 }
 
 // A panel's weights: PyTorch's order of taps is (m, t), the kernel's (t, m).
-void Conv2d::pack(const Block& block, float* to) const {
+void Conv2d::pack(const float* weight, const Block& block, float* to) const {
     const int64_t width = block.panel->width, taps = run_ * steps_ * window_.kernel_h;
     if (block.valid < width) std::fill_n(to, taps * width, 0.0f);
     const int64_t apart = in_channels_ / groups_ * width;
@@ -77,7 +80,7 @@ void Conv2d::pack(const Block& block, float* to) const {
             if ((next += apart) >= end) next += turn;
             return row;
         },
-        unpacked_ + block.first * taps, block.valid, taps, taps);
+        weight + block.first * taps, block.valid, taps, taps);
 }
 
 // The rows of the image that the output rows y read, as far as there are any.
@@ -246,7 +249,7 @@ void Conv2d::panel_by_panel(const Image& image, Padding padding, float* out, int
     parallel_for(threads, int64_t(blocks_.size()), [&](int64_t b) {
         const Block& block = blocks_[b];
         const Scratch packed(run_ * steps_ * window_.kernel_h * block.panel->width);
-        pack(block, packed);
+        pack(unpacked_, block, packed);
         for (int64_t n = 0; n < image.batch; n++)
             in_tiles(image, n, padding, {0, height}, {b, b + 1}, packed, out + n * size);
     });
@@ -259,7 +262,7 @@ void Conv2d::run(const Image& image, Padding padding, float* out, int threads) c
         winograd_->run(image, padding, out, threads);
         return;
     }
-    if (!pointwise_ && !weight_) {
+    if (unpacked_) {
         panel_by_panel(image, padding, out, threads);
         return;
     }

@@ -271,7 +271,7 @@ private:
     // The panels [first, last), their weights in `packed` (or null: the layer's own).
     void in_tiles(const Image& image, int64_t n, Padding padding, Range y, Range panels, const float* packed,
                   float* out) const;
-    void pack(const Block& block, float* to) const;
+    void pack(const float* weight, const Block& block, float* to) const;
     void panel_by_panel(const Image& image, Padding padding, float* out, int threads) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Range seen(const Image& image, Padding padding, Range y) const;
@@ -285,7 +285,7 @@ private:
     int64_t run_, steps_, hop_; // the sum over a kernel's row: see kernels/conv2d.py
     Activation activation_;
     std::vector<Block> blocks_;
-    const float* unpacked_; // where weight_ is null
+    const float* unpacked_ = nullptr; // the caller's weights, where they are packed panel by panel
     Floats weight_, bias_;
     std::optional<Pointwise> pointwise_; // instead of all that, for a window of one pixel
     std::optional<Winograd> winograd_;   // beside it, where asked for

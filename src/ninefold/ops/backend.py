@@ -163,8 +163,7 @@ def _ordinary(tensor: Any, recorded: bool) -> bool:
         and tensor.dtype is _FLOAT32
         and tensor.is_cpu
         and not (recorded and tensor.requires_grad)
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
+        and not unresolved(tensor)
     )
 
 

@@ -69,8 +69,7 @@ def depthwise_conv2d(
     activation: str | None,
 ) -> torch.Tensor:
     """activation(depthwise(x) + bias)."""
-    out = convolve(x, weight, bias, stride, padding, dilation, x.shape[1])
-    return out if activation is None else ACTIVATIONS[activation](out)
+    return ACTIVATIONS[activation](convolve(x, weight, bias, stride, padding, dilation, x.shape[1]))
 
 
 def pointwise_conv2d(
