@@ -49,7 +49,8 @@ private:
 // channels, then for the next, and a row stays in the first cache.
 template <class Body>
 void as_rows(int64_t first, int64_t count, int64_t channels, int64_t most, Body&& body) {
-    const int64_t width = std::clamp<int64_t>(4096 / channels, 4, 64);
+    // A multiple of the pixels that share a channel's numbers in those kernels (kernels/batchnorm.py).
+    const int64_t width = std::clamp<int64_t>(4096 / channels / 4 * 4, 4, 64);
     for (int64_t done = 0; done < count;) {
         const int64_t height = std::min(count - done, most) / width;
         const int64_t wide = height ? width : count - done, tall = std::max<int64_t>(height, 1);

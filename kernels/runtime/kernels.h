@@ -29,9 +29,9 @@ using AddKernel = int(B image, B residual, B out);
 using ClipKernel = int(B image, float low, float high, B out);
 using MeanKernel = int(B image, float share, B out);
 using LayerNormKernel = int(B image, B gain, B offset, float epsilon, B out);
-using ApplyKernel = int(B z, B mean, B scale, B shift, float low, float high, B out);
+using ApplyKernel = int(B z, B mean, B scale, B shift, float low, float high, bool near, B out);
 using TurnKernel = int(B gradient, B z, B mean, B scale, B shift, B p, B q, B r, float low, float high,
-                       B out);
+                       bool near, B out);
 using StatisticsKernel = int(B z, B pivot, B first, B second);
 using SumsKernel = int(B gradient, B z, B mean, B scale, B shift, float low, float high, B first, B second);
 using SlopeKernel = int(B gradient, B z, B mean, B scale, B shift, int32_t which, B out);

@@ -44,7 +44,7 @@ Operand::Operand(const Image& z, const float* numbers, const std::string& activa
 }
 
 void Operand::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, float* out, int64_t apart,
-                   int64_t row) const {
+                   int64_t row, bool near) const {
     const int64_t c = z_.channels;
     const float* from = z_.data + pixel * c;
     if (!numbers_) {
@@ -56,7 +56,7 @@ void Operand::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, 
     Buffer target(out, {{0, c, 1}, {0, width, apart}, {0, height, row}});
     Buffer mean = numbers(this->row(0), c), scale = numbers(this->row(2), c),
            shift = numbers(this->row(3), c);
-    check(kernels_->apply(z, mean, scale, shift, clip.low, clip.high, target));
+    check(kernels_->apply(z, mean, scale, shift, clip.low, clip.high, near, target));
     if (clip.follows())
         for (int64_t y = 0; y < height; y++)
             clip.apply(out + y * row, c, width, apart);
@@ -68,7 +68,7 @@ Gradient::Gradient(const Operand& operand, const float* gradient, const float* t
 }
 
 void Gradient::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, float* out, int64_t apart,
-                    int64_t row) const {
+                    int64_t row, bool near) const {
     const Operand& o = operand_;
     const int64_t c = o.z_.channels;
     const float* from = gradient_ + pixel * c;
@@ -81,7 +81,7 @@ void Gradient::make(int64_t pixel, int64_t width, int64_t height, int64_t pitch,
     Buffer target(out, {{0, c, 1}, {0, width, apart}, {0, height, row}});
     Buffer mean = numbers(o.row(0), c), scale = numbers(o.row(2), c), shift = numbers(o.row(3), c);
     Buffer p = numbers(turn_, c), q = numbers(turn_ + c, c), r = numbers(turn_ + 2 * c, c);
-    check(o.kernels_->turn(gradient, z, mean, scale, shift, p, q, r, o.low_, o.high_, target));
+    check(o.kernels_->turn(gradient, z, mean, scale, shift, p, q, r, o.low_, o.high_, near, target));
 }
 
 void Gradient::slope(int64_t pixel, int64_t count, float* out) const {
@@ -106,7 +106,7 @@ void Gradient::clip(int64_t pixel, int64_t count, float* out) const {
         Buffer gradient(gradient_ + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer z(o.z_.data + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
         Buffer target(out + at * c, {{0, c, 1}, {0, width, c}, {0, height, width * c}});
-        check(o.kernels_->turn(gradient, z, zero, one, zero, one, zero, zero, o.low_, o.high_, target));
+        check(o.kernels_->turn(gradient, z, zero, one, zero, one, zero, zero, o.low_, o.high_, true, target));
     });
 }
 

@@ -17,9 +17,10 @@ public:
     Operand(const Image& z, const float* numbers, const std::string& activation);
 
     // A window of `width` × `height` pixels whose first is `pixel` and whose rows lie `pitch` pixels apart,
-    // into `out`, whose pixels lie `apart` numbers and whose rows `row` numbers apart.
+    // into `out`, whose pixels lie `apart` numbers and whose rows `row` numbers apart. `near`: the cache has
+    // z, for it was asked for.
     void make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, float* out, int64_t apart,
-              int64_t row) const;
+              int64_t row, bool near = false) const;
 
     bool plain() const { return !numbers_; }
     bool has_slope() const { return slope_ >= 0; }
@@ -47,7 +48,7 @@ public:
 
     // As Operand::make: the gradient of z.
     void make(int64_t pixel, int64_t width, int64_t height, int64_t pitch, float* out, int64_t apart,
-              int64_t row) const;
+              int64_t row, bool near = false) const;
 
     // Of `count` pixels: multiply the activation's derivative in, into `out` (which may be the gradient).
     void slope(int64_t pixel, int64_t count, float* out) const;

@@ -43,7 +43,7 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                 turned_apart = gradient_apart;
                 as_rows(first, count, outputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
                     dz.make(at, wide, tall, wide, made_gradient + (at - first) * turned_apart, turned_apart,
-                            wide * turned_apart);
+                            wide * turned_apart, true);
                 });
                 turned = made_gradient;
             }
@@ -56,7 +56,7 @@ void train_backward(const float* weight, const Gradient& dz, const Operand& x, c
                     read_apart = image_apart;
                     as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
                         x.make(at, wide, tall, wide, made_image + (at - first) * read_apart, read_apart,
-                               wide * read_apart);
+                               wide * read_apart, true);
                     });
                     read = made_image;
                 }

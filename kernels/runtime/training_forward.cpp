@@ -104,7 +104,7 @@ void train_forward(const Pointwise& layer, const Operand& x, float* out, float* 
             const Scratch made(makes ? count * apart : 0);
             if (makes) {
                 as_rows(first, count, inputs, count, [&](int64_t at, int64_t wide, int64_t tall) {
-                    x.make(at, wide, tall, wide, made + (at - first) * apart, apart, wide * apart);
+                    x.make(at, wide, tall, wide, made + (at - first) * apart, apart, wide * apart, true);
                 });
                 read = made;
                 between = apart;
