@@ -130,7 +130,7 @@ def _by_channels(isa: InstructionSet, out: hl.Func, near: hl.Param, *images: hl.
         stage.split(x, xo, xi, isa.registers // 8, hl.TailStrategy.GuardWithIf)
         stage.vectorize(ci, isa.lanes).reorder(ci, xi, co, xo, y).unroll(ci).unroll(xi)
 
-    def schedule(stage: hl.Func | hl.Stage, vectors: int) -> None:
+    def from_memory(stage: hl.Func | hl.Stage, vectors: int) -> None:
         stage.split(c, co, ci, isa.lanes * vectors, hl.TailStrategy.ShiftInwards)
         stage.vectorize(ci, isa.lanes).reorder(ci, co, x, y).unroll(ci)
         for image in images:
@@ -143,8 +143,8 @@ def _by_channels(isa: InstructionSet, out: hl.Func, near: hl.Param, *images: hl.
     several = images[0].dim(0).extent() >= isa.lanes * COLUMNS
     in_cache(out.specialize(near & several), COLUMNS)
     in_cache(out.specialize(near), 1)
-    schedule(out.specialize(several), COLUMNS)
-    schedule(out, 1)
+    from_memory(out.specialize(several), COLUMNS)
+    from_memory(out, 1)
     return out
 
 
