@@ -51,6 +51,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
             made[f"{name}_narrow"] = lambda isa, k=size, s=stride: depthwise.narrow(isa, k, s)
     for variant in depthwise.VARIANTS:
         made[f"depthwise_{variant}"] = lambda isa, v=variant: depthwise.anywhere(isa, v)
+    made["depthwise_flat"] = depthwise.flat
     for width, heights in isa.tiles.items():
         for pixels in heights:
             made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(
@@ -189,6 +190,7 @@ def _c_type(kernel: str) -> str:
         "depthwise_5": "DepthwiseSizedKernel",
         "depthwise_7": "DepthwiseSizedKernel",
         "depthwise": "DepthwiseAnywhereKernel",
+        "depthwise_flat": "DepthwiseFlatKernel",
     }
     return kinds[max((k for k in kinds if kernel.startswith(k)), key=len)]
 
@@ -239,7 +241,7 @@ def _table_row(isa: InstructionSet) -> str:
         + "}}"
         for width, heights in sorted(isa.weight_tiles.items())
     )
-    anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in depthwise.VARIANTS)
+    anywhere = ", ".join(symbol(f"depthwise_{variant}") for variant in (*depthwise.VARIANTS, "flat"))
     return f"""    {{"{isa.name}", {isa.lanes},
      {isa.depthwise_columns}, {isa.depthwise_wide_columns}, {isa.depthwise_rows},
      {depthwise.BORDER_COLUMNS},

@@ -5,7 +5,7 @@
 over the taps that fall inside the image; c is the channel, innermost in memory (NHWC). Shapes: input (C, W,
 H), weight (C, kw, kh), bias (C), out a crop of (C, out_w, out_h), whose mins say where in the image it lies.
 
-Three kernels share the algorithm, each for the part of the image that it suits:
+Four kernels share the algorithm, each for the part of the image that it suits:
 
 - `inner`, for one kernel size and stride, where no tap leaves the image: every tap unrolled, a tile of
   rows × columns shares its loads and weights.
@@ -14,9 +14,10 @@ Three kernels share the algorithm, each for the part of the image that it suits:
   that, and all of the image where `inner` is no faster. Filters of the even size below, too: their missing
   column of taps sees zeros.
 - `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, the sum trimmed to the
-  image. Few channels, images of a few pixels, and side borders of a column or two.
+  image. Images of a few pixels, and side borders of a column or two.
+- `flat`, for fewer channels than a vector has lanes: a row of pixels is a row of numbers, with zeros around.
 
-No image is copied to have zeros around it, and no load is a select: see `_or_zero`.
+No other image is copied to have zeros around it, and no load is a select: see `_or_zero`.
 
 One Zen 4 core, peak 118 GFLOP/s, bands in the second-level cache: `inner` reaches 78 (3×3, 32 channels, 112
 wide) and 70 GFLOP/s (128, 56 wide). Of the tiles tried (1 or 2 rows × 4 or 8 columns × 1 or 2 vectors) 2×4×1
@@ -38,7 +39,7 @@ from activations import clip
 from targets import InstructionSet
 
 SPECIALISED = [(size, stride) for size in (3, 5, 7) for stride in (1, 2)]
-VARIANTS = ("wide", "narrow", "multiplied", "scalar")
+VARIANTS = ("wide", "narrow", "multiplied")
 
 
 def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
@@ -141,6 +142,54 @@ def _or_zero(
     masks = mask(inside(column, 1)) & mask(inside(row, 2) if exists is None else exists)
     bits = hl.reinterpret(hl.Int(32), value) & masks
     return hl.reinterpret(hl.Float(32), bits)
+
+
+def flat(isa: InstructionSet) -> tuple[hl.Func, list]:
+    """The kernel for fewer channels than a vector has lanes, any filter, stride and dilation.
+
+    A row of pixels is a row of numbers here, and a vector holds several pixels: number f of a row belongs to
+    channel f mod channels, and its tap t lies offsets[t] further in an image that has its padding around it.
+    The filters lie there once, and their begin once more, so that a vector may start with any channel. Of 8
+    rows, for which a tap's filter is loaded once, most loads cross a cache line: it stays at half the peak.
+    One number at a time, 7×7 on 3 channels of 112×112 took 2.3 ms, PyTorch takes 0.21, this 0.09.
+
+    image: (numbers, rows); weight: (channels + lanes, taps); bias: (channels + lanes); offsets: (taps), at
+    most `reach`; out: (lanes, vectors, rows), whose first number is number `first` of a row.
+    """
+    lane, vector, y = hl.Var("lane"), hl.Var("vector"), hl.Var("y")
+    image, weight = hl.ImageParam(hl.Float(32), 2, "image"), hl.ImageParam(hl.Float(32), 2, "weight")
+    bias, offsets = hl.ImageParam(hl.Float(32), 1, "bias"), hl.ImageParam(hl.Int(32), 1, "offsets")
+    for buffer in (image, weight, bias, offsets):
+        for k in range(buffer.dimensions()):
+            buffer.dim(k).set_min(0)
+    channels, first = hl.Param(hl.Int(32), "channels"), hl.Param(hl.Int(32), "first")
+    reach = hl.Param(hl.Int(32), "reach")
+    low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
+
+    # The algorithm.
+    taps = hl.RDom([(0, offsets.dim(0).extent())], "taps")
+    offset = hl.unsafe_promise_clamped(offsets[taps], 0, reach)
+    channel = (first + vector * isa.lanes) % channels + lane
+    total, out = hl.Func("total"), hl.Func("depthwise")
+    total[lane, vector, y] = bias[channel]
+    total[lane, vector, y] += weight[channel, taps] * image[vector * isa.lanes + lane + offset, y]
+    out[lane, vector, y] = clip(total[lane, vector, y], low, high)
+
+    # The schedule.
+    out.output_buffer().dim(0).set_bounds(0, isa.lanes)
+    yo, yi = hl.Var("yo"), hl.Var("yi")
+    rows = out.output_buffer().dim(2).extent()
+
+    def schedule(stage: hl.Stage, count: int) -> None:
+        stage.split(y, yo, yi, count, hl.TailStrategy.ShiftInwards).reorder(lane, yi, vector, yo)
+        stage.vectorize(lane, isa.lanes).unroll(yi)
+
+    for count in (8, 4):
+        schedule(out.specialize(rows >= count), count)
+    schedule(out, 1)
+    total.compute_at(out, vector).vectorize(lane, isa.lanes).unroll(y)
+    total.update().reorder(lane, y, taps).vectorize(lane, isa.lanes).unroll(y)
+    return out, [image, weight, bias, offsets, channels, first, reach, low, high]
 
 
 def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:

@@ -18,14 +18,10 @@ struct Extent {
 // `first` points at the element whose coordinates are all the mins.
 class Buffer {
 public:
-    Buffer(const float* first, std::initializer_list<Extent> shape) {
-        int k = 0;
-        for (const Extent& d : shape)
-            dims_[k++] = halide_dimension_t(fit(d.min), fit(d.extent), fit(d.stride));
-        raw_.host = reinterpret_cast<uint8_t*>(const_cast<float*>(first));
-        raw_.type = halide_type_t(halide_type_float, 32);
-        raw_.dimensions = k;
-    }
+    Buffer(const float* first, std::initializer_list<Extent> shape)
+        : Buffer(first, {halide_type_float, 32}, shape) {}
+    Buffer(const int32_t* first, std::initializer_list<Extent> shape)
+        : Buffer(first, {halide_type_int, 32}, shape) {}
 
     operator halide_buffer_t*() {
         raw_.dim = dims_.data(); // here, so that a copy points at its own
@@ -33,6 +29,15 @@ public:
     }
 
 private:
+    Buffer(const void* first, halide_type_t type, std::initializer_list<Extent> shape) {
+        int k = 0;
+        for (const Extent& d : shape)
+            dims_[k++] = halide_dimension_t(fit(d.min), fit(d.extent), fit(d.stride));
+        raw_.host = static_cast<uint8_t*>(const_cast<void*>(first));
+        raw_.type = type;
+        raw_.dimensions = k;
+    }
+
     static int32_t fit(int64_t number) {
         if (number < 0 || number > std::numeric_limits<int32_t>::max())
             throw std::length_error("an image of more than 2^31 - 1 numbers is too large for the kernels");

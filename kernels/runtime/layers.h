@@ -139,7 +139,10 @@ private:
     };
     void filter(const Source& source, const Window& window, Padding padding, Range rows, int64_t width,
                 Range channels, Target out) const;
+    void flat(const Source& source, const Window& window, Padding padding, Range rows, int64_t width,
+              Range channels, Target out) const;
 
+    bool flat_; // fewer channels than a vector has lanes, or handled so
     const Kernels& kernels_;
     int64_t channels_;
     int multiplier_;

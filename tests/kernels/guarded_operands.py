@@ -27,6 +27,8 @@ for case in itertools.product(CHANNELS, (1, 3, 5, 7), (1, 2), (7, 12)):
     window = ((stride, stride), padding, (1, 1))
     got = cpu.depthwise_conv2d(x, depthwise, bias, *window, None)
     assert torch.equal(got, filtered), ("depthwise", *case)
+    got = cpu.depthwise_conv2d(x, depthwise, bias, (stride, stride), (0, 0, 0, 0), (1, 1), None)
+    assert torch.equal(got, conv(x, depthwise, bias, stride, 0, 1, channels)), ("unpadded", *case)
     wanted = conv(filtered, pointwise, offset)
     residual = numbers(guarded(*wanted.shape, nhwc=True))
     got = cpu.separable_conv2d(x, depthwise, pointwise, bias, offset, *window, None, None, residual)
@@ -38,6 +40,6 @@ for case in itertools.product(CHANNELS, (1, 3, 5, 7), (1, 2), (7, 12)):
     standard = numbers(guarded(outputs, channels, kernel, kernel))
     got = cpu.conv2d(x, standard, offset, *window, 1, None)
     assert torch.equal(got, conv(x, standard, offset, stride, kernel // 2)), ("standard", *case)
-    cases += 5
+    cases += 6
     guards.forget()
 print(cases, "cases")

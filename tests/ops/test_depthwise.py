@@ -44,6 +44,29 @@ def test_channel_tails(isa, integers, assert_right, channels):
         assert_right(got, reference.depthwise_conv2d(x, weight, bias, stride=stride, padding=1))
 
 
+# A row of pixels is a row of numbers here: padded or as it is, at a stride in parts, shorter than a vector.
+@pytest.mark.parametrize("geometry", [{}, *GEOMETRIES], ids=str)
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (1, 6), (7, 7)], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 12, 33])
+def test_few_channels_and_few_taps(isa, threads, layout, integers, assert_right, channels, kernel, geometry):
+    for size in ((13, 15), (21, 40)):
+        x, weight, bias = integers(2, channels, *size), integers(channels, 1, *kernel), integers(channels)
+        got = ops.depthwise_conv2d(x.to(memory_format=layout), weight, bias, activation="relu", **geometry)
+        want = reference.depthwise_conv2d(x, weight, bias, activation="relu", **geometry)
+        assert_right(got, want, "relu")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_of_numbers_keeps_to_its_taps(isa, integers, bad):
+    x, weight = integers(1, 3, 15, 16), torch.ones(3, 1, 5, 5)
+    x[0, 1, 8, 9] = bad
+    got = ops.depthwise_conv2d(x, weight, padding=2)
+    want = torch.from_numpy(reference.depthwise_conv2d(x, weight, padding=2))
+    seen = torch.isfinite(want)
+    assert (~seen).sum() == 25 and torch.equal(torch.isfinite(got), seen)
+    assert torch.equal(got[seen], want[seen].float())
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 1), (4, 17), (31, 2)], ids=str)
 def test_small_and_narrow_images(isa, threads, integers, assert_right, size):
     x, weight = integers(3, 17, *size), integers(17, 1, 3, 3)

@@ -121,7 +121,7 @@ class Convolution:
         outputs, threads = self.out_channels, torch.get_num_threads()
         if self.flat:
             self.kernel: Any = _kernels.Pointwise(*addresses, channels, outputs, name, threads)
-        elif groups == channels > 1:
+        elif groups == channels and (channels > 1 or outputs == 1):
             self.kernel = _kernels.Depthwise(*addresses, channels, outputs // channels, window, name)
         else:
             self.kernel = _kernels.Conv2d(
@@ -234,7 +234,7 @@ def conv2d(
     (n, c, h, w), (outputs, _, kh, kw), threads = x.shape, weight.shape, torch.get_num_threads()
     if kh == kw == 1 and groups == 1 and stride == (1, 1):
         return Convolution(weight, bias, stride, dilation, groups, activation, c)(x, padding)
-    if groups == c > 1:
+    if groups == c and (c > 1 or outputs == 1):
         return depthwise_conv2d(x, weight, bias, stride, padding, dilation, activation)
     # Here and below without a `Convolution` around the kernel, which is a third of what a small call takes.
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
@@ -258,7 +258,7 @@ def depthwise_conv2d(
 ) -> Tensor:
     """`ops.depthwise_conv2d` on checked arguments."""
     (n, c, h, w), (outputs, _, kh, kw), threads = x.shape, weight.shape, torch.get_num_threads()
-    if c == 1:
+    if c == 1 and outputs > 1:
         return conv2d(x, weight, bias, stride, padding, dilation, 1, activation)
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
     window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), _address(bias))
