@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 DISTANCE = 32 * 1024
 
@@ -41,11 +41,14 @@ DISTANCE = 32 * 1024
 _HINTED = ("batchnorm_apply", "batchnorm_turn")
 # The kernels whose vectors are weights: all but the tiles of one pixel.
 _KERNELS = re.compile(r"(pointwise|conv2d)_(?!1x)\d+x\d+")
+# The kernel that streams an image past a few weights, by operands of its multiply-adds.
+_READING = "pointwise_few"
 # The kernels that ask for what their caller will want next.
 _STREAMING = re.compile(r"(gradient_)?pointwise_(?!1x)\d+x\d+|gradient_weight_\d|batchnorm_sums")
 _LABEL = re.compile(r"(\.L\w+):")
 _JUMP = re.compile(r"\s+j\w+\s+(\.L\w+)")
 _LOAD = re.compile(r"\s+vmovu?a?ps\s+(-?\d*)(\(%\w+(?:,%\w+)?(?:,\d)?\)), %[yz]mm")
+_OPERAND = re.compile(r"\s+vfmadd\d+ps\s+(-?\d*)(\(%\w+(?:,%\w+)?(?:,\d)?\)), %[yz]mm")
 
 
 def edit(target: str, kernel: str) -> Callable[[str], str] | None:
@@ -53,6 +56,8 @@ def edit(target: str, kernel: str) -> Callable[[str], str] | None:
     edits: list[Callable[[str], str]] = []
     if suits(target, kernel):
         edits.append(with_prefetches)
+    if target.startswith("x86") and "-fma" in target and kernel == _READING:
+        edits.append(partial(with_prefetches, word=_OPERAND))
     if target.startswith("x86") and "-fma" in target and _STREAMING.fullmatch(kernel):
         edits.append(with_streams)
     if target.startswith("x86") and kernel in _HINTED:
@@ -65,17 +70,18 @@ def suits(target: str, kernel: str) -> bool:
     return target.startswith("x86") and "-fma" in target and _KERNELS.fullmatch(kernel) is not None
 
 
-def with_prefetches(assembly: str) -> str:
+def with_prefetches(assembly: str, word: re.Pattern[str] = _LOAD) -> str:
     """The assembly with a prefetch behind each vector load of the innermost loops that multiply and add.
 
-    In those the image is broadcast, number by number, and vectors are weights. Raises ValueError where there
+    In those the image is broadcast, number by number, and vectors are weights; or they are operands of the
+    multiply-adds, the image's, where `word` is for those. Raises ValueError where there
     is no such load: the compiler has found other words for the loop.
     """
     lines = assembly.split("\n")
     edited = list(lines)
     for loop in _loops(lines):
         for k in loop:
-            if load := _LOAD.match(lines[k]):
+            if load := word.match(lines[k]):
                 offset = int(load[1] or 0) + DISTANCE
                 edited[k] = f"{lines[k]}\n\tprefetcht1\t{offset}{load[2]}"
     return "\n".join(edited)

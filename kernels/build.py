@@ -57,6 +57,7 @@ def kernels(isa: InstructionSet) -> dict[str, Maker]:
             made[f"pointwise_{pixels}x{width}"] = lambda isa, w=width, p=pixels: pointwise.pointwise(
                 isa, w, p
             )
+    made["pointwise_few"] = pointwise.few
     for width, heights in isa.conv2d_tiles.items():
         for columns in heights:
             made[f"conv2d_{columns}x{width}"] = lambda isa, w=width, n=columns: conv2d.conv2d(isa, w, n)
@@ -165,6 +166,7 @@ def _c_type(kernel: str) -> str:
     kinds = {
         "conv2d": "Conv2dKernel",
         "pointwise": "PointwiseKernel",
+        "pointwise_few": "PointwiseFewKernel",
         "winograd_before": "BeforeKernel",
         "winograd_after": "AfterKernel",
         "epilogue_activation": "EpilogueKernel",
@@ -248,7 +250,7 @@ def _table_row(isa: InstructionSet) -> str:
      {isa.lanes * isa.depthwise_vectors},
      {{{specialised}}},
      {anywhere},
-     {{{panels("pointwise", isa.tiles)}}},
+     {{{panels("pointwise", isa.tiles)}}}, {symbol("pointwise_few")},
      {{{panels("conv2d", isa.conv2d_tiles)}}},
      {{{transforms}}},
      {symbol("epilogue_activation")}, {{{epilogues}}},

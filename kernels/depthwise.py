@@ -15,7 +15,8 @@ Four kernels share the algorithm, each for the part of the image that it suits:
   column of taps sees zeros.
 - `anywhere`, for every kernel size, stride, dilation and place: one pixel at a time, the sum trimmed to the
   image. Images of a few pixels, and side borders of a column or two.
-- `flat`, for fewer channels than a vector has lanes: a row of pixels is a row of numbers, with zeros around.
+- `flat`, for fewer channels than a vector has lanes, and for depth multipliers, whose inputs are copied for
+  each filter: a row of pixels is a row of numbers, with zeros around.
 
 No other image is copied to have zeros around it, and no load is a select: see `_or_zero`.
 
@@ -39,7 +40,7 @@ from activations import clip
 from targets import InstructionSet
 
 SPECIALISED = [(size, stride) for size in (3, 5, 7) for stride in (1, 2)]
-VARIANTS = ("wide", "narrow", "multiplied")
+VARIANTS = ("wide", "narrow")
 
 
 def widths(isa: InstructionSet, stride: int) -> dict[str, int]:
@@ -197,16 +198,13 @@ def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
     channels.
 
     `wide`: isa.depthwise_vectors vectors in flight, enough to hide the latency of the multiply-add.
-    `narrow`: one vector. `multiplied`: one vector whose inputs are gathered, for a depth multiplier (output
-    channel = c·multiplier + m). `scalar`: fewer channels than a vector. The caller guarantees the channels
-    each needs.
+    `narrow`: one vector. The caller guarantees the channels each needs.
     """
     c, x, y = hl.Var("c"), hl.Var("x"), hl.Var("y")
     image, weight, bias = _images()
     stride_x, stride_y = hl.Param(hl.Int(32), "stride_x"), hl.Param(hl.Int(32), "stride_y")
     dilation_x, dilation_y = hl.Param(hl.Int(32), "dilation_x"), hl.Param(hl.Int(32), "dilation_y")
     left, top = hl.Param(hl.Int(32), "left"), hl.Param(hl.Int(32), "top")
-    multiplier = hl.Param(hl.Int(32), "multiplier")
     low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
 
     # The algorithm.
@@ -215,24 +213,18 @@ def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
     row = y * stride_y + taps.y * dilation_y - top
     taps.where((row >= 0) & (row < image.dim(2).extent()))
     taps.where((column >= 0) & (column < image.dim(1).extent()))
-    channel = c if variant in ("wide", "narrow") else c / multiplier
     total = hl.Func("total")
     total[c, x, y] = bias[c]
-    total[c, x, y] += (
-        weight[c, taps.x, taps.y] * image[channel, _inside(column, image, 1), _inside(row, image, 2)]
-    )
+    total[c, x, y] += weight[c, taps.x, taps.y] * image[c, _inside(column, image, 1), _inside(row, image, 2)]
     out = hl.Func("depthwise")
     out[c, x, y] = clip(total[c, x, y], low, high)
 
     # The schedule.
-    if variant == "scalar":
-        total.compute_at(out, c)
-    else:
-        width = isa.lanes * (isa.depthwise_vectors if variant == "wide" else 1)
-        co, ci = hl.Var("co"), hl.Var("ci")
-        out.split(c, co, ci, width, hl.TailStrategy.ShiftInwards).vectorize(ci, isa.lanes).unroll(ci)
-        total.compute_at(out, co).vectorize(c, isa.lanes).unroll(c)
-        total.update().reorder(c, taps.x, taps.y, x, y).vectorize(c, isa.lanes).unroll(c)
+    width = isa.lanes * (isa.depthwise_vectors if variant == "wide" else 1)
+    co, ci = hl.Var("co"), hl.Var("ci")
+    out.split(c, co, ci, width, hl.TailStrategy.ShiftInwards).vectorize(ci, isa.lanes).unroll(ci)
+    total.compute_at(out, co).vectorize(c, isa.lanes).unroll(c)
+    total.update().reorder(c, taps.x, taps.y, x, y).vectorize(c, isa.lanes).unroll(c)
     return out, [
         image,
         weight,
@@ -243,7 +235,6 @@ def anywhere(isa: InstructionSet, variant: str) -> tuple[hl.Func, list]:
         dilation_y,
         left,
         top,
-        multiplier,
         low,
         high,
     ]

@@ -57,3 +57,47 @@ def pointwise(isa: InstructionSet, width: int, pixels: int) -> tuple[hl.Func, li
         extent = out.output_buffer().dim(k).extent()
         out.output_buffer().dim(k).set_extent((extent // multiple) * multiple)
     return out, [image, weight, bias, residual, add_residual, low, high]
+
+
+def few(isa: InstructionSet) -> tuple[hl.Func, list]:
+    """The kernel for so few filters that a panel of them would be mostly padding: their sums along the pixel.
+
+    A vector holds isa.lanes of a pixel's channels; of as many pixels, the vectors of sums are added up across
+    in one go. weight: (M, N) as PyTorch has it, M at least isa.lanes; bias (N), image (M, P) with P at least
+    isa.lanes, out (N, P). Where it pays, says runtime/pointwise.cpp.
+    """
+    d, p, lane = hl.Var("d"), hl.Var("p"), hl.Var("lane")
+    image = hl.ImageParam(hl.Float(32), 2, "image")
+    weight = hl.ImageParam(hl.Float(32), 2, "weight")
+    bias = hl.ImageParam(hl.Float(32), 1, "bias")
+    low, high = hl.Param(hl.Float(32), "low"), hl.Param(hl.Float(32), "high")
+    lanes, inputs = isa.lanes, image.dim(0).extent()
+
+    # The algorithm. What is left of the channels is the last vector of them, without those that were there.
+    vectors = hl.RDom([(0, inputs // lanes)], "vectors")
+    across = hl.RDom([(0, lanes)], "across")
+    partial, total, out = hl.Func("partial"), hl.Func("total"), hl.Func("pointwise")
+    partial[lane, d, p] = hl.cast(hl.Float(32), 0)
+    m = vectors.x * lanes + lane
+    partial[lane, d, p] += weight[m, d] * image[m, p]
+    rest = hl.RDom([(0, hl.select(inputs % lanes > 0, 1, 0))], "rest")
+    end = inputs - lanes + lane + rest.x
+    fresh = hl.select(lane >= lanes - inputs % lanes, hl.cast(hl.Int(32), -1), hl.cast(hl.Int(32), 0))
+    left = hl.reinterpret(hl.Float(32), hl.reinterpret(hl.Int(32), image[end, p]) & fresh)
+    partial[lane, d, p] += weight[end, d] * left
+    total[d, p] = bias[d]
+    total[d, p] += partial[across.x, d, p]
+    out[d, p] = clip(total[d, p], low, high)
+
+    # The schedule.
+    po, pi = hl.Var("po"), hl.Var("pi")
+    out.split(p, po, pi, lanes, hl.TailStrategy.ShiftInwards).reorder(pi, d, po).vectorize(pi)
+    total.compute_at(out, d).vectorize(p, lanes)
+    total.update().atomic().vectorize(across.x).vectorize(p, lanes)
+    partial.compute_at(out, d).vectorize(lane, lanes).unroll(p)
+    for k, domain in ((0, vectors), (1, rest)):
+        partial.update(k).reorder(lane, p, domain.x).vectorize(lane, lanes).unroll(p)
+    for buffer in (image, weight, bias, out.output_buffer()):
+        for k in range(buffer.dimensions()):
+            buffer.dim(k).set_min(0)
+    return out, [image, weight, bias, low, high]

@@ -43,9 +43,8 @@ Range Window::inner_rows(int64_t height, Padding p) const {
 
 Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, int multiplier, Window window,
                      const std::string& activation)
-    : flat_(is_flat(channels * multiplier, window)),
-      kernels_(flat_ ? current() : current_for(channels * multiplier)), channels_(channels),
-      multiplier_(multiplier), window_(window), activation_(kernels_, activation) {
+    : flat_(multiplier > 1 || is_flat(channels, window)), kernels_(flat_ ? current() : current_for(channels)),
+      channels_(channels), multiplier_(multiplier), window_(window), activation_(kernels_, activation) {
     const int64_t outputs = out_channels(), taps = int64_t(window.kernel_h) * window.kernel_w;
     weight_ = allocate_weights(outputs * taps);
     bias_ = allocate_weights(outputs);
@@ -54,7 +53,7 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
         bias_[c] = bias ? bias[c] : 0.0f;
     const bool square = window.kernel_h == window.kernel_w && window.stride_h == window.stride_w &&
                         window.dilation_h == window.dilation_w;
-    if (flat_ || multiplier > 1 || channels < kernels_.lanes || !square) return;
+    if (flat_ || channels < kernels_.lanes || !square) return;
     const int common = std::gcd(window.stride_h, window.dilation_h);
     apart_ = window.dilation_h / common;
     for (const DepthwiseSized& kernels : kernels_.depthwise_sized)
@@ -123,9 +122,7 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
     const int64_t outputs = out_channels(), count = channels.size();
     const int kw = window.kernel_w, kh = window.kernel_h;
     const Activation& a = activation_;
-    Buffer source(image.data, {{0, (count + multiplier_ - 1) / multiplier_, 1},
-                               {0, image.width, image.stride},
-                               {0, image.height, image.line}});
+    Buffer source(image.data, {{0, count, 1}, {0, image.width, image.stride}, {0, image.height, image.line}});
     Buffer weight(weight_.get() + channels.first, {{0, count, 1}, {0, kw, outputs}, {0, kh, kw * outputs}});
     Buffer bias(bias_.get() + channels.first, {{0, count, 1}});
 
@@ -140,12 +137,11 @@ void Depthwise::filter(const Source& image, const Window& window, Padding paddin
     };
     const auto anywhere = [&](Range x, Range y) {
         if (x.size() <= 0) return;
-        DepthwiseAnywhereKernel* kernel = multiplier_ > 1                    ? kernels_.depthwise_multiplied
-                                          : count >= kernels_.depthwise_wide ? kernels_.depthwise_wide_kernel
-                                                                             : kernels_.depthwise_narrow;
+        DepthwiseAnywhereKernel* kernel =
+            count >= kernels_.depthwise_wide ? kernels_.depthwise_wide_kernel : kernels_.depthwise_narrow;
         Buffer target = crop(x, y);
         check(kernel(source, weight, bias, window.stride_w, window.stride_h, window.dilation_w,
-                     window.dilation_h, padding.left, padding.top, multiplier_, a.low, a.high, target));
+                     window.dilation_h, padding.left, padding.top, a.low, a.high, target));
     };
 
     const bool dilated = window.dilation_h > 1 || window.dilation_w > 1;

@@ -1,4 +1,5 @@
-// Depthwise with fewer channels than a vector has lanes: a row of pixels as a row of numbers.
+// Depthwise with fewer channels than a vector has lanes, and with a multiplier: a row of pixels as a row of
+// numbers.
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
@@ -87,8 +88,10 @@ void Depthwise::flat(const Source& image, const Window& window, Padding padding,
     } else if (multiplier_ > 1) {
         const int64_t skipped = channels.first % multiplier_;
         lay_rows([&](const float* from, float* to) {
-            for (int64_t c = 0; c < count; c++)
-                to[c] = from[(skipped + c) / multiplier_];
+            for (int64_t c = 0, copy = skipped; c < count; c++) {
+                to[c] = *from;
+                if (++copy == multiplier_) copy = 0, from++;
+            }
         });
     } else if (count == 1) {
         copy_some(std::integral_constant<int, 1>());

@@ -17,11 +17,12 @@ using DepthwiseSizedKernel = int(B image, B weight, B bias, int32_t left, int32_
                                  B out);
 using DepthwiseAnywhereKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t stride_y,
                                     int32_t dilation_x, int32_t dilation_y, int32_t left, int32_t top,
-                                    int32_t multiplier, float low, float high, B out);
+                                    float low, float high, B out);
 using DepthwiseFlatKernel = int(B image, B weight, B bias, B offsets, int32_t channels, int32_t first,
                                 int32_t reach, float low, float high, B out);
 using PointwiseKernel = int(B image, B weight, B bias, B residual, bool add_residual, float low, float high,
                             B out);
+using PointwiseFewKernel = int(B image, B weight, B bias, float low, float high, B out);
 using Conv2dKernel = int(B image, B weight, B bias, int32_t stride_x, int32_t left, int32_t hop,
                          int32_t stride_y, int32_t top, int32_t dilation_y, float low, float high, B out);
 using BeforeKernel = int(B image, B out);
@@ -141,9 +142,10 @@ struct Kernels {
     int depthwise_columns, depthwise_wide_columns, depthwise_rows, depthwise_border_columns;
     int depthwise_wide; // fewest channels of depthwise_wide
     std::vector<DepthwiseSized> depthwise_sized;
-    DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow, *depthwise_multiplied;
+    DepthwiseAnywhereKernel *depthwise_wide_kernel, *depthwise_narrow;
     DepthwiseFlatKernel* depthwise_flat;
     std::vector<PointwisePanel> pointwise; // narrowest first
+    PointwiseFewKernel* pointwise_few;
     std::vector<Conv2dPanel> conv2d;
     std::vector<Scheme> schemes;
     EpilogueKernel* epilogue;

@@ -142,7 +142,7 @@ private:
     void flat(const Source& source, const Window& window, Padding padding, Range rows, int64_t width,
               Range channels, Target out) const;
 
-    bool flat_; // fewer channels than a vector has lanes, or handled so
+    bool flat_; // fewer channels than a vector has lanes, or handled like those
     const Kernels& kernels_;
     int64_t channels_;
     int multiplier_;
@@ -195,6 +195,8 @@ private:
         int64_t bias;
     };
     void divide();
+    // Instead of all that follows, for few filters: their sums along each pixel.
+    void few(const float* image, int64_t image_stride, int64_t pixels, Result out, int threads) const;
     void tiles(const Block& block, int count, const float* weights, const float* image, int64_t image_stride,
                int64_t pixels, const float* residual, Result out, int64_t channels) const;
     void gated(const float* gate, float* gated, int threads) const;
@@ -204,6 +206,7 @@ private:
     Activation activation_;
     std::vector<Block> blocks_;
     Floats weight_, bias_;
+    Floats rows_; // the weights as they came, for few filters; else null
 };
 
 // The standard 3×3 convolution with fewer multiplications: stride 1 with a quarter of them, stride 2 with 25
