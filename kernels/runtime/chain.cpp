@@ -73,8 +73,8 @@ void Chain::convolve(const Stage& stage, const StageTensors& tensors, const Oper
         const Depthwise layer(tensors.weight, tensors.bias, inputs, 1, stage.window, "");
         train_forward(layer, x, stage.padding, out, moments, threads);
     } else {
-        const Conv2d layer(tensors.weight, tensors.bias, inputs, stage.outputs, 1, stage.window, "", threads,
-                           false);
+        const Conv2d layer({tensors.weight}, tensors.bias, inputs, stage.outputs, 1, stage.window, "",
+                           threads, false);
         train_forward(layer, x, stage.padding, out, moments, threads);
     }
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "buffer.h"
 #include "cover.h"
@@ -24,16 +25,17 @@ void fetch(const float* first, int64_t count) {
 
 } // namespace
 
-Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
+Conv2d::Conv2d(Filters weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
                Window window, const std::string& activation, int threads, bool winograd, int64_t once)
     : kernels_(current()), in_channels_(in_channels), out_channels_(out_channels), groups_(groups),
       window_(window), activation_(kernels_, activation) {
     if (window.kernel_h == 1 && window.kernel_w == 1 && groups == 1) {
-        pointwise_.emplace(weight, bias, in_channels, out_channels, activation, threads);
+        pointwise_.emplace(weight.data, bias, in_channels, out_channels, activation, threads);
         return;
     }
-    if (winograd && groups == 1 && Winograd::takes(window, in_channels, out_channels))
-        winograd_.emplace(weight, bias, in_channels, out_channels, window, activation, threads);
+    if (winograd && groups == 1 && !weight.channels_last &&
+        Winograd::takes(window, in_channels, out_channels))
+        winograd_.emplace(weight.data, bias, in_channels, out_channels, window, activation, threads);
     const int64_t inputs = in_channels / groups, outputs = out_channels / groups;
     const int64_t kh = window.kernel_h, kw = window.kernel_w, taps = kh * kw * inputs;
     const bool one_run = groups == 1 && window.dilation_w == 1;
@@ -67,10 +69,15 @@ Conv2d::Conv2d(const float* weight, const float* bias, int64_t in_channels, int6
                  [&](int64_t b) { pack(weight, blocks_[b], weight_.get() + blocks_[b].weight); });
 }
 
-// A panel's weights: PyTorch's order of taps is (m, t), the kernel's (t, m).
-void Conv2d::pack(const float* weight, const Block& block, float* to) const {
+// A panel's weights: PyTorch's order of taps is (m, t), or with the channels last the kernel's, (t, m).
+void Conv2d::pack(Filters weight, const Block& block, float* to) const {
     const int64_t width = block.panel->width, taps = run_ * steps_ * window_.kernel_h;
     if (block.valid < width) std::fill_n(to, taps * width, 0.0f);
+    const float* const own = weight.data + block.first * taps;
+    if (weight.channels_last) {
+        transpose_to([=]() mutable { return std::exchange(to, to + width); }, own, block.valid, taps, taps);
+        return;
+    }
     const int64_t apart = in_channels_ / groups_ * width;
     const int64_t turn = width - window_.kernel_h * window_.kernel_w * apart;
     float *next = to, *const end = to + taps * width;
@@ -80,7 +87,7 @@ void Conv2d::pack(const float* weight, const Block& block, float* to) const {
             if ((next += apart) >= end) next += turn;
             return row;
         },
-        weight + block.first * taps, block.valid, taps, taps);
+        own, block.valid, taps, taps);
 }
 
 // The rows of the image that the output rows y read, as far as there are any.
@@ -262,7 +269,7 @@ void Conv2d::run(const Image& image, Padding padding, float* out, int threads) c
         winograd_->run(image, padding, out, threads);
         return;
     }
-    if (unpacked_) {
+    if (unpacked_.data) {
         panel_by_panel(image, padding, out, threads);
         return;
     }

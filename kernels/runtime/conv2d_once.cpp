@@ -35,10 +35,10 @@ std::vector<Tap> seeing(const Window& window, const Image& image, Padding paddin
     return taps;
 }
 
-// What these taps of each pixel see of the image, as panels of pixels: (channel, tap) by pixel, zeros beside
-// the image and for pixels that only fill the last panel.
+// What these taps of each pixel see of the image, as panels of pixels, zeros beside the image and for pixels
+// that only fill the last panel: (channel, tap) by pixel, or as the weights are (tap, channel).
 void gather(const Pointwise& products, const Window& window, const std::vector<Tap>& taps, const Image& image,
-            Padding padding, int64_t pixels, float* columns, int threads) {
+            Padding padding, int64_t pixels, bool channels_last, float* columns, int threads) {
     const int64_t height = window.output_height(image.height, padding),
                   width = window.output_width(image.width, padding);
     const int64_t count = int64_t(taps.size()), channels = image.channels;
@@ -54,11 +54,12 @@ void gather(const Pointwise& products, const Window& window, const std::vector<T
         float* panel = columns;
         int64_t first = 0;
         for (int b = 0; b < products.panel_count(); b++) {
-            const int64_t lanes = products.panel_width(b), apart = count * lanes; // from channel to channel
+            const int64_t lanes = products.panel_width(b);
+            const int64_t apart = (channels_last ? 1 : count) * lanes; // from channel to channel
             for (int64_t p = 0; p < lanes; p += 4) {
                 const float* const from[4] = {seen(first + p), seen(first + p + 1), seen(first + p + 2),
                                               seen(first + p + 3)};
-                float* to = panel + t * lanes + p;
+                float* to = panel + t * (channels_last ? channels : 1) * lanes + p;
                 int64_t c = 0;
                 for (; c + 4 <= channels; c += 4, to += 4 * apart) {
                     const float* const here[4] = {from[0] + c, from[1] + c, from[2] + c, from[3] + c};
@@ -69,17 +70,25 @@ void gather(const Pointwise& products, const Window& window, const std::vector<T
                     for (int k = 0; k < 4; k++)
                         to[k] = from[k][c];
             }
-            panel += channels * apart;
+            panel += channels * count * lanes;
             first += lanes;
         }
     });
 }
 
-// The weights of these taps alone: `count` filters, each of all channels.
-void take(const float* filters, int64_t count, int64_t all, const std::vector<Tap>& taps, float* to) {
-    for (int64_t i = 0; i < count; i++)
+// The weights of these taps alone, of `count` filters of so many channels, of which each has `all` taps.
+void take(Filters filters, int64_t count, int64_t channels, int64_t all, const std::vector<Tap>& taps,
+          float* to) {
+    const float* from = filters.data;
+    if (filters.channels_last) {
+        for (int64_t i = 0; i < count; i++, from += all * channels)
+            for (const Tap& tap : taps)
+                to = std::copy_n(from + tap.place * channels, channels, to);
+        return;
+    }
+    for (int64_t i = 0; i < count * channels; i++, from += all)
         for (const Tap& tap : taps)
-            *to++ = filters[i * all + tap.place];
+            *to++ = from[tap.place];
 }
 
 // So many pixels as whole panels.
@@ -93,7 +102,7 @@ int64_t in_panels(const Kernels& kernels, int64_t pixels) {
 // The product the other way round: the weights, read where they lie, are the many rows, and what the few
 // pixels see is packed. One thread, 960→960, 3×3 at stride 2 on 7×7: 2.7 ms, with the weights packed as a
 // whole 9.2, panel by panel 6.8; PyTorch's 7.1.
-void by_pixels(const float* weight, const float* bias, int64_t outputs, const Window& window,
+void by_pixels(Filters weight, const float* bias, int64_t outputs, const Window& window,
                const Activation& activation, const Kernels& kernels, const Image& image, Padding padding,
                float* out, int threads) {
     const int64_t all = int64_t(window.kernel_h) * window.kernel_w, channels = image.channels;
@@ -114,14 +123,14 @@ void by_pixels(const float* weight, const float* bias, int64_t outputs, const Wi
     const Pointwise products(depth, lanes);
     const Scratch columns(lanes * depth), sums(outputs * lanes);
     float *const packed = columns, *const made = sums;
-    gather(products, window, taps, image, padding, pixels, packed, threads);
+    gather(products, window, taps, image, padding, pixels, weight.channels_last, packed, threads);
     const int64_t tile = 12, tiles = (outputs + tile - 1) / tile, parts = std::min<int64_t>(threads, tiles);
     parallel_for(threads, parts, [&](int64_t part) {
         const Range n{part * tiles / parts * tile, std::min((part + 1) * tiles / parts * tile, outputs)};
-        const float* rows = weight + n.first * channels * all;
+        const float* rows = weight.data + n.first * channels * all;
         const Scratch taken(some ? n.size() * depth : 0);
         if (some) {
-            take(rows, n.size() * channels, all, taps, taken);
+            take({rows, weight.channels_last}, n.size(), channels, all, taps, taken);
             rows = taken;
         }
         products.panels(rows, depth, n.size(), nullptr, {made + n.first * lanes, lanes}, 0,
@@ -160,7 +169,7 @@ bool pays(const Kernels& kernels, const Window& window, const Image& image, Padd
 
 } // namespace
 
-void convolve(const float* weight, const float* bias, int64_t out_channels, int groups, const Window& window,
+void convolve(Filters weight, const float* bias, int64_t out_channels, int groups, const Window& window,
               const std::string& activation, const Image& image, Padding padding, float* out, int threads) {
     const Kernels& kernels = current();
     if (groups == 1 && pays(kernels, window, image, padding, out_channels)) {

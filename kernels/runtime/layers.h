@@ -245,13 +245,20 @@ private:
     int64_t weight_bytes_ = 0;
 };
 
+// A standard convolution's weights: (out_channels, in_channels / groups, kernel_h, kernel_w), in that order
+// in memory, or channels_last as a network's are that is so as a whole.
+struct Filters {
+    const float* data;
+    bool channels_last = false;
+};
+
 class Conv2d {
 public:
-    // weight: (out_channels, in_channels / groups, kernel_h, kernel_w); bias: out_channels numbers or null.
+    // bias: out_channels numbers or null.
     // `winograd`: with fewer multiplications where that is faster. `once`: how many numbers the images of its
     // only call have, or 0 where there may be more calls. Many weights for small images are then packed
     // panel by panel as the call comes to them, and must stay where they are until then.
-    Conv2d(const float* weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
+    Conv2d(Filters weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
            Window window, const std::string& activation, int threads, bool winograd, int64_t once = 0);
 
     // out: (batch, output height, output width, out_channels).
@@ -277,7 +284,7 @@ private:
     // The panels [first, last), their weights in `packed` (or null: the layer's own).
     void in_tiles(const Image& image, int64_t n, Padding padding, Range y, Range panels, const float* packed,
                   float* out) const;
-    void pack(const float* weight, const Block& block, float* to) const;
+    void pack(Filters weight, const Block& block, float* to) const;
     void panel_by_panel(const Image& image, Padding padding, float* out, int threads) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Range seen(const Image& image, Padding padding, Range y) const;
@@ -291,15 +298,15 @@ private:
     int64_t run_, steps_, hop_; // the sum over a kernel's row: see kernels/conv2d.py
     Activation activation_;
     std::vector<Block> blocks_;
-    const float* unpacked_ = nullptr; // the caller's weights, where they are packed panel by panel
+    Filters unpacked_{nullptr}; // the caller's weights, where they are packed panel by panel
     Floats weight_, bias_;
     std::optional<Pointwise> pointwise_; // instead of all that, for a window of one pixel
     std::optional<Winograd> winograd_;   // beside it, where asked for
 };
 
-// Convolves once, with weights in PyTorch's order: what a Conv2d would give, sooner where packing its weights
-// outweighs what is done with them. bias: out_channels numbers or null.
-void convolve(const float* weight, const float* bias, int64_t out_channels, int groups, const Window& window,
+// Convolves once: what a Conv2d would give, sooner where packing its weights outweighs what is done with
+// them. bias: out_channels numbers or null.
+void convolve(Filters weight, const float* bias, int64_t out_channels, int groups, const Window& window,
               const std::string& activation, const Image& image, Padding padding, float* out, int threads);
 
 // Depthwise, then pointwise, the filtered rows never leaving the cache.

@@ -161,7 +161,7 @@ NB_MODULE(_kernels, m) {
         .def("__init__",
              [](Conv2d* self, uintptr_t weight, uintptr_t bias, int64_t in_channels, int64_t out_channels,
                 int groups, const Window& window, const std::string& activation, int threads, bool winograd) {
-                 new (self) Conv2d(read(weight), read(bias), in_channels, out_channels, groups, window,
+                 new (self) Conv2d({read(weight)}, read(bias), in_channels, out_channels, groups, window,
                                    activation, threads, winograd);
              })
         .def(
@@ -172,11 +172,11 @@ NB_MODULE(_kernels, m) {
             unlocked);
     m.def(
         "conv2d",
-        [](uintptr_t weight, uintptr_t bias, int64_t out_channels, int groups, const Window& window,
-           const std::string& activation, uintptr_t x, int64_t n, int64_t h, int64_t w, int64_t c,
-           const Padding& padding, uintptr_t out, int threads) {
-            convolve(read(weight), read(bias), out_channels, groups, window, activation, image(x, n, h, w, c),
-                     padding, written(out), threads);
+        [](uintptr_t weight, bool channels_last, uintptr_t bias, int64_t out_channels, int groups,
+           const Window& window, const std::string& activation, uintptr_t x, int64_t n, int64_t h, int64_t w,
+           int64_t c, const Padding& padding, uintptr_t out, int threads) {
+            convolve({read(weight), channels_last}, read(bias), out_channels, groups, window, activation,
+                     image(x, n, h, w, c), padding, written(out), threads);
         },
         unlocked);
     nb::class_<Separable>(m, "Separable")

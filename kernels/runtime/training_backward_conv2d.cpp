@@ -64,7 +64,7 @@ public:
                 for (int64_t t = 0; t < taps_; t++)
                     turned[(i * outputs_ + o) * taps_ + taps_ - 1 - t] =
                         weight[(o * inputs_ + i) * taps_ + t];
-        const Conv2d back(turned.get(), nullptr, outputs_, inputs_, 1, window_, "", threads, false);
+        const Conv2d back({turned.get()}, nullptr, outputs_, inputs_, 1, window_, "", threads, false);
         const Range columns{padding_.left - reach_w_, padding_.left + in.width};
         const int64_t line = columns.size() * outputs_;
         const int64_t room = second_level_cache() / 2 / int64_t(sizeof(float));

@@ -54,6 +54,7 @@ class Conv2d:
 
 def conv2d(
     weight: int,
+    channels_last: bool,
     bias: int,
     out_channels: int,
     groups: int,

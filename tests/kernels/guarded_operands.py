@@ -40,6 +40,8 @@ for case in itertools.product(CHANNELS, (1, 3, 5, 7), (1, 2), (7, 12)):
     standard = numbers(guarded(outputs, channels, kernel, kernel))
     got = cpu.conv2d(x, standard, offset, *window, 1, None)
     assert torch.equal(got, conv(x, standard, offset, stride, kernel // 2)), ("standard", *case)
-    cases += 6
+    last = guarded(outputs, channels, kernel, kernel, nhwc=True).copy_(standard)
+    assert torch.equal(cpu.conv2d(x, last, offset, *window, 1, None), got), ("filters", *case)
+    cases += 7
     guards.forget()
 print(cases, "cases")

@@ -11,7 +11,7 @@ import pytest
 
 _kernels = pytest.importorskip("ninefold._kernels", reason="the extension is not built")
 
-SCRIPTS = {"guarded_operands.py": 1056, "guarded_training.py": 672}
+SCRIPTS = {"guarded_operands.py": 1232, "guarded_training.py": 672}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

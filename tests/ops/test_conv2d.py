@@ -24,7 +24,7 @@ GEOMETRIES = [
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (3, 3), (5, 1)], ids=str)
 def test_equals_the_reference(isa, threads, layout, integers, assert_right, kernel, geometry):
-    x, weight, bias = integers(2, 5, 13, 11), integers(7, 5, *kernel), integers(7)
+    x, weight, bias = integers(2, 5, 13, 11), integers(7, 5, *kernel).to(memory_format=layout), integers(7)
     want = reference.conv2d(x, weight, bias, activation="relu6", **geometry)
     got = ops.conv2d(x.to(memory_format=layout), weight, bias, activation="relu6", **geometry)
     assert_right(got, want, "relu6")
@@ -36,6 +36,7 @@ def test_equals_the_reference(isa, threads, layout, integers, assert_right, kern
 )
 def test_groups(isa, layout, integers, assert_right, groups, channels, out_channels):
     x, weight = integers(2, channels, 8, 9), integers(out_channels, channels // groups, 3, 3)
+    weight = weight.to(memory_format=layout)
     got = ops.conv2d(x.to(memory_format=layout), weight, groups=groups, padding=1, stride=2)
     assert_right(got, reference.conv2d(x, weight, groups=groups, padding=1, stride=2))
 
@@ -107,7 +108,7 @@ def test_other_dtypes_go_to_pytorch(integers, dtype):
     assert torch.equal(got, torch.from_numpy(want).to(dtype))
 
 
-# Few pixels and many weights: the weights are read where they lie, or packed panel by panel.
+# Few pixels and many weights: the weights are read where they lie, or packed panel by panel; in any format.
 ONCE = [
     (40, 200, (5, 5), (7, 7), {"stride": 2, "padding": 2}, 1),
     (40, 200, (3, 3), (5, 4), {"padding": 2, "dilation": 2}, 1),
@@ -125,6 +126,7 @@ ONCE = [
 def test_few_pixels_and_many_weights(isa, threads, layout, integers, assert_right, case, activation):
     channels, outputs, kernel, size, geometry, batch = case
     x, weight = integers(batch, channels, *size), integers(outputs, channels, *kernel)
+    weight = weight.to(memory_format=layout)
     bias = integers(outputs)
     got = ops.conv2d(x.to(memory_format=layout), weight, bias, activation=activation, **geometry)
     assert_right(got, reference.conv2d(x, weight, bias, activation=activation, **geometry), activation)
@@ -132,9 +134,9 @@ def test_few_pixels_and_many_weights(isa, threads, layout, integers, assert_righ
 
 
 @pytest.mark.parametrize("case", ONCE[:6], ids=str)
-def test_nan_among_few_pixels_reaches_what_sees_it(isa, integers, case):
+def test_nan_among_few_pixels_reaches_what_sees_it(isa, layout, integers, case):
     channels, outputs, kernel, size, geometry, _ = case
-    x, weight = integers(1, channels, *size), torch.ones(outputs, channels, *kernel)
+    x, weight = integers(1, channels, *size), torch.ones(outputs, channels, *kernel).to(memory_format=layout)
     x[0, 3, 2, 2] = torch.nan
     got = ops.conv2d(x, weight, activation="relu6", **geometry)
     want = torch.from_numpy(reference.conv2d(x, weight, activation="relu6", **geometry))
@@ -157,7 +159,7 @@ TINY = [
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize(("size", "kernel", "dilation", "padding"), TINY, ids=str)
-def test_taps_that_see_nothing(integers, assert_right, size, kernel, dilation, padding, stride):
-    x, weight, bias = integers(2, 6, *size), integers(9, 6, *kernel), integers(9)
+def test_taps_that_see_nothing(layout, integers, assert_right, size, kernel, dilation, padding, stride):
+    x, weight, bias = integers(2, 6, *size), integers(9, 6, *kernel).to(memory_format=layout), integers(9)
     named = {"stride": stride, "padding": padding, "dilation": dilation, "activation": "relu"}
     assert_right(ops.conv2d(x, weight, bias, **named), reference.conv2d(x, weight, bias, **named))

@@ -10,9 +10,17 @@ namespace ninefold {
 
 namespace {
 
-void once(const Convolution& c, const Picture& x, float* out, int threads) {
-    convolve(c.weight.data(), c.bias.data(), c.out_channels, c.groups, c.window, c.activation, x.image(),
-             c.padding, out, threads);
+// A convolution's only run, its weights in the order that they have, or channels-last.
+void once(const Convolution& c, const Picture& x, bool channels_last, float* out, int threads) {
+    const int64_t inputs = x.shape.channels / c.groups, taps = c.window.kernel_h * c.window.kernel_w;
+    Numbers last(channels_last ? c.weight.size() : 0);
+    for (size_t i = 0; i < last.size(); i++) {
+        const int64_t n = int64_t(i) / (taps * inputs), t = int64_t(i) / inputs % taps,
+                      m = int64_t(i) % inputs;
+        last[i] = c.weight[(n * inputs + m) * taps + t];
+    }
+    convolve({channels_last ? last.data() : c.weight.data(), channels_last}, c.bias.data(), c.out_channels,
+             c.groups, c.window, c.activation, x.image(), c.padding, out, threads);
 }
 
 } // namespace
@@ -42,19 +50,22 @@ int layers(Random& random, int threads, const std::string& where) {
     };
     for (const Convolution* one : {&standard, &grouped})
         if (fits(x.shape, *one)) {
-            const Conv2d layer(one->weight.data(), one->bias.data(), c, one->out_channels, one->groups,
+            const Conv2d layer({one->weight.data()}, one->bias.data(), c, one->out_channels, one->groups,
                                one->window, one->activation, threads, false);
             const Picture want = naive(x, *one);
             run("conv2d", want, [&](float* out) { layer.run(x.image(), one->padding, out, threads); });
-            run("conv2d, once", want, [&](float* out) { once(*one, x, out, threads); });
+            for (const bool last : {false, true})
+                run("conv2d, once", want, [&](float* out) { once(*one, x, last, out, threads); });
         }
     // Many weights for few pixels.
     const Picture few = picture(random, random.of({1, 1, 2}), random.between(1, 6), random.between(1, 6),
                                 random.of({33, 40}));
     const Convolution heavy =
         convolution(random, few.shape.channels, random.of({70, 130, 300}), 1, random.below(8) > 0);
-    if (fits(few.shape, heavy))
-        run("conv2d, few pixels", naive(few, heavy), [&](float* out) { once(heavy, few, out, threads); });
+    for (const bool last : {false, true})
+        if (fits(few.shape, heavy))
+            run("conv2d, few pixels", naive(few, heavy),
+                [&](float* out) { once(heavy, few, last, out, threads); });
     if (fits(x.shape, standard) && Winograd::takes(standard.window, c, wide)) {
         const Winograd layer(standard.weight.data(), standard.bias.data(), c, wide, standard.window,
                              standard.activation, threads);

@@ -102,7 +102,7 @@ struct Passes {
     // A standard convolution's kernels have no gradient of an input at a stride.
     bool both() const { return deep() || flat() || (c.window.stride_h == 1 && c.window.stride_w == 1); }
     Conv2d standard() const {
-        return {c.weight.data(), nullptr, c.in_channels, c.out_channels, 1, c.window, "", threads, false};
+        return {{c.weight.data()}, nullptr, c.in_channels, c.out_channels, 1, c.window, "", threads, false};
     }
 
     void near(const Numbers& got, const Numbers& want, const char* part) {

@@ -67,7 +67,8 @@ def pointwise_conv2d(x: Numbers, weight: Numbers) -> bool:
     """
     (batch, inputs, rows, columns), outputs = x, weight[0]
     pixels = batch * rows * columns
-    return (pixels < 2 * _FEW and prod(weight) >= _HEAVY_MATRIX) or inputs == 1 or (outputs < 3 and inputs < 8)
+    slight = inputs == 1 or (inputs < 8 and outputs < 3)
+    return slight or (pixels < 2 * _FEW and prod(weight) >= _HEAVY_MATRIX)
 
 
 def in_planes(

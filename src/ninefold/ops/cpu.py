@@ -237,8 +237,9 @@ def conv2d(
     if groups == c and (c > 1 or outputs == 1):
         return depthwise_conv2d(x, weight, bias, stride, padding, dilation, activation)
     # Here and below without a `Convolution` around the kernel, which is a third of what a small call takes.
-    x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
-    window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), _address(bias))
+    x, bias = laid_out(x, torch.channels_last), bias if bias is None else _dense(bias)
+    weight, last = _filters(weight)
+    window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), last, _address(bias))
     out = empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
     image, sides = (x.data_ptr(), n, h, w, c), _kernels.Padding(*padding)
     _kernels.conv2d(
@@ -311,6 +312,15 @@ def separable_conv2d(
 
 def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.detach().contiguous()
+
+
+def _filters(weight: Tensor) -> tuple[Tensor, bool]:
+    """The weights of a standard convolution, dense, and whether their channels are last in memory."""
+    if weight.is_contiguous():
+        return weight, False
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        return weight, True
+    return weight.detach().contiguous(), False
 
 
 def _address(tensor: Tensor | None) -> int:
