@@ -23,6 +23,29 @@ void fetch(const float* first, int64_t count) {
         (void)*static_cast<const volatile float*>(first + i);
 }
 
+// Heights of tiles for so many columns, tallest first, in the least time. The last may begin before the one
+// ahead of it ends, as far as there is `room`: 13 columns, which an even filter leaves of 14, are two of
+// seven and not one of twelve and four.
+template <class Tiles>
+std::vector<int64_t> heights(int64_t columns, int64_t room, const Tiles& tiles) {
+    const int64_t tallest = tiles.front().pixels, whole = std::max<int64_t>(0, columns / tallest - 3);
+    const int64_t rest = std::max<int64_t>(0, columns - whole * tallest);
+    std::vector<int64_t> least(rest + 1, std::numeric_limits<int64_t>::max()), last(rest + 1, 0);
+    least[0] = 0;
+    for (int64_t n = 1; n <= rest; n++)
+        for (const auto& tile : tiles) {
+            // A tile of fewer than four waits for its own sums.
+            const int64_t h = tile.pixels, before = least[std::max<int64_t>(0, n - h)];
+            const int64_t time = 8 * std::max<int64_t>(h, 4) + 1 + before;
+            if (h <= room && time < least[n]) least[n] = time, last[n] = h;
+        }
+    std::vector<int64_t> found(whole, tallest);
+    for (int64_t n = rest; n > 0; n -= last[n])
+        found.push_back(last[n]);
+    std::sort(found.rbegin(), found.rend());
+    return found;
+}
+
 } // namespace
 
 Conv2d::Conv2d(Filters weight, const float* bias, int64_t in_channels, int64_t out_channels, int groups,
@@ -66,28 +89,36 @@ Conv2d::Conv2d(Filters weight, const float* bias, int64_t in_channels, int64_t o
     }
     weight_ = allocate_weights(padded * taps);
     parallel_for(padded * taps > 32768 ? threads : 1, blocks_.size(),
-                 [&](int64_t b) { pack(weight, blocks_[b], weight_.get() + blocks_[b].weight); });
+                 [&](int64_t b) { pack(weight, blocks_[b], weight_.get() + blocks_[b].weight, 0, 1); });
 }
 
-// A panel's weights: PyTorch's order of taps is (m, t), or with the channels last the kernel's, (t, m).
-void Conv2d::pack(Filters weight, const Block& block, float* to) const {
+// One of `parts` shares of a panel's weights: PyTorch's order of taps is (m, t), or with the channels last
+// the kernel's, (t, m).
+void Conv2d::pack(Filters weight, const Block& block, float* to, int64_t part, int64_t parts) const {
     const int64_t width = block.panel->width, taps = run_ * steps_ * window_.kernel_h;
-    if (block.valid < width) std::fill_n(to, taps * width, 0.0f);
+    const int64_t places = int64_t(window_.kernel_h) * window_.kernel_w, inputs = in_channels_ / groups_;
+    const Range m{part * inputs / parts, (part + 1) * inputs / parts};
     const float* const own = weight.data + block.first * taps;
     if (weight.channels_last) {
-        transpose_to([=]() mutable { return std::exchange(to, to + width); }, own, block.valid, taps, taps);
+        const Range share{m.first * places, m.last * places};
+        if (block.valid < width) std::fill_n(to + share.first * width, share.size() * width, 0.0f);
+        float* next = to + share.first * width;
+        transpose_to([=]() mutable { return std::exchange(next, next + width); }, own + share.first,
+                     block.valid, share.size(), taps);
         return;
     }
-    const int64_t apart = in_channels_ / groups_ * width;
-    const int64_t turn = width - window_.kernel_h * window_.kernel_w * apart;
-    float *next = to, *const end = to + taps * width;
+    if (block.valid < width)
+        for (int64_t t = 0; t < places; t++)
+            std::fill_n(to + (t * inputs + m.first) * width, m.size() * width, 0.0f);
+    const int64_t apart = inputs * width, turn = width - places * apart;
+    float *next = to + m.first * width, *const end = to + taps * width;
     transpose_to(
         [=]() mutable {
             float* const row = next;
             if ((next += apart) >= end) next += turn;
             return row;
         },
-        own, block.valid, taps, taps);
+        own + m.first * places, block.valid, m.size() * places, taps);
 }
 
 // The rows of the image that the output rows y read, as far as there are any.
@@ -168,6 +199,9 @@ void Conv2d::in_tiles(const Image& image, int64_t n, Padding padding, Range y, R
     const Scratch beside_left(l ? room(l) : 0), beside_right(r ? room(r) : 0);
     const Plane at_left = l ? strip(image, n, padding, left, y, beside_left) : whole;
     const Plane at_right = r ? strip(image, n, padding, right, y, beside_right) : whole;
+    const Range some{std::max(l, inner.first), std::min(r ? right.first : width, inner.last)};
+    const std::vector<int64_t> in_some = heights(some.size(), some.last - inner.first,
+                                                 blocks_.front().panel->tiles); // the same for each panel
     for (int64_t b = panels.first; b < panels.last; b++) {
         const Block& block = blocks_[b];
         const int64_t panel = block.panel->width;
@@ -201,17 +235,17 @@ void Conv2d::in_tiles(const Image& image, int64_t n, Padding padding, Range y, R
         };
         if (l) columns(at_left, find(l), left);
         columns(whole, tiles.back(), {l, inner.first});
-        int64_t x = std::max(l, inner.first);
-        const int64_t end = std::min(r ? right.first : width, inner.last);
-        for (const auto& kernel : tiles) {
-            if (kernel.pixels == 1 || x >= end) break;
-            const int64_t last = x + (end - x) / kernel.pixels * kernel.pixels;
-            columns(whole, kernel, {x, last});
-            x = last;
+        int64_t x = some.first;
+        for (size_t t = 0; t < in_some.size() && x < some.last;) {
+            const int64_t h = in_some[t], fitting = (some.last - x) / h;
+            int64_t n = 0; // of this height, and as many as do not overlap in one call
+            while (t < in_some.size() && in_some[t] == h)
+                t++, n++;
+            const int64_t until = x + std::min(n, fitting) * h;
+            columns(whole, find(h), {x, until});
+            if (n > fitting && until < some.last) columns(whole, find(h), {some.last - h, some.last});
+            x = n > fitting ? some.last : until;
         }
-        // A few columns are left: those before them are computed once more.
-        const int64_t least = tiles.size() > 1 ? tiles[tiles.size() - 2].pixels : 1;
-        if (x < end && end - least >= inner.first) columns(whole, find(least), {end - least, end}), x = end;
         columns(whole, tiles.back(), {x, r ? right.first : width});
         if (r) columns(at_right, find(r), right);
         if (!fits)
@@ -250,16 +284,32 @@ void Conv2d::rows(const Image& image, int64_t n, Padding padding, Range y, float
         in_tiles(image, n, padding, y, {0, int64_t(blocks_.size())}, nullptr, out);
 }
 
+// Each thread its own panels, but those that are left for fewer than all threads, which they share: 96
+// channels have three panels of 32.
 void Conv2d::panel_by_panel(const Image& image, Padding padding, float* out, int threads) const {
     const int64_t height = window_.output_height(image.height, padding),
                   size = height * window_.output_width(image.width, padding) * out_channels_;
-    parallel_for(threads, int64_t(blocks_.size()), [&](int64_t b) {
+    const int64_t count = int64_t(blocks_.size()), alone = count / threads * threads;
+    const int64_t taps = run_ * steps_ * window_.kernel_h;
+    parallel_for(threads, alone, [&](int64_t b) {
         const Block& block = blocks_[b];
-        const Scratch packed(run_ * steps_ * window_.kernel_h * block.panel->width);
-        pack(unpacked_, block, packed);
+        const Scratch packed(taps * block.panel->width);
+        pack(unpacked_, block, packed, 0, 1);
         for (int64_t n = 0; n < image.batch; n++)
             in_tiles(image, n, padding, {0, height}, {b, b + 1}, packed, out + n * size);
     });
+    for (int64_t b = alone; b < count; b++) {
+        const Block& block = blocks_[b];
+        const Scratch room(taps * block.panel->width);
+        float* const packed = room;
+        parallel_for(threads, threads, [&](int64_t part) { pack(unpacked_, block, packed, part, threads); });
+        const int64_t bands = even_parts(image.batch, height, height, threads);
+        parallel_for(threads, image.batch * bands, [&](int64_t task) {
+            const int64_t n = task / bands, band = task % bands;
+            const Range y{band * height / bands, (band + 1) * height / bands};
+            in_tiles(image, n, padding, y, {b, b + 1}, packed, out + n * size + y.first * (size / height));
+        });
+    }
 }
 
 void Conv2d::run(const Image& image, Padding padding, float* out, int threads) const {

@@ -284,7 +284,7 @@ private:
     // The panels [first, last), their weights in `packed` (or null: the layer's own).
     void in_tiles(const Image& image, int64_t n, Padding padding, Range y, Range panels, const float* packed,
                   float* out) const;
-    void pack(Filters weight, const Block& block, float* to) const;
+    void pack(Filters weight, const Block& block, float* to, int64_t part, int64_t parts) const;
     void panel_by_panel(const Image& image, Padding padding, float* out, int threads) const;
     void sampled(const Image& image, int64_t n, Padding padding, Range y, float* out) const;
     Range seen(const Image& image, Padding padding, Range y) const;

@@ -26,12 +26,14 @@ _SLIGHT = 2**17
 
 @lru_cache(4096)
 def conv2d(x: Numbers, weight: Numbers, stride: Numbers, padding: Numbers, dilation: Numbers) -> bool:
-    """Where packing the weights of groups outweighs what is done with them.
+    """Where packing the weights of groups, or of a window of one pixel, outweighs what is done with them.
 
-    Without groups they are not packed for few pixels.
+    Other weights are not packed for few pixels.
     """
     batch, _, rows, columns = output_shape(x, weight, stride, padding, dilation)
     pixels = batch * rows * columns
+    if weight[1] == x[1] and weight[2] == weight[3] == 1:
+        return pixels < 2 * _FEW and prod(weight) >= _HEAVY_MATRIX
     return weight[1] < x[1] and pixels < _FEW and prod(weight) >= _HEAVY
 
 
@@ -53,7 +55,8 @@ def depthwise_conv2d(
     _, _, rows, columns = output_shape(x, weight, stride, padding, dilation)
     pixels = batch * rows * columns
     if square and height <= 7 and undilated in (1, 2):
-        if (height % 2 == 1 and height > 1) or (height <= 2 and stride[0] == dilation[0] == 1):
+        alone = stride[0] == dilation[0] == 1
+        if (height % 2 == 1 and (height > 1 or alone)) or (height == 2 and alone and outputs <= 144):
             return False
         return rows * columns >= _LARGE if dilation[0] > 1 else pixels * outputs >= _MANY
     return outputs >= 16 and pixels >= _FEW and pixels * prod(weight) >= _SLIGHT

@@ -23,6 +23,9 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 _CPU = torch.device("cpu")
+# Multiplications from which on a second thread is worth waking: a pointwise layer of half as many took 45 µs
+# with two and 37 with one (Zen 4, medians over the grid of `benchmarks/cliffs.py`).
+_SHARED, _SHARED_POINTWISE = 2**18, 2**20
 _forced = False
 
 
@@ -45,7 +48,7 @@ def instruction_set() -> str:
 def forced(name: str) -> Iterator[None]:
     """Pack for this instruction set inside the block, and leave no call to PyTorch for being quicker there.
 
-    For tests and benchmarks.
+    Nor to one thread. For tests and benchmarks.
     """
     global _forced
     before, was = instruction_set(), _forced
@@ -231,7 +234,7 @@ def conv2d(
     activation: str | None,
 ) -> Tensor:
     """`ops.conv2d` on checked arguments."""
-    (n, c, h, w), (outputs, _, kh, kw), threads = x.shape, weight.shape, torch.get_num_threads()
+    (n, c, h, w), (outputs, _, kh, kw) = x.shape, weight.shape
     if kh == kw == 1 and groups == 1 and stride == (1, 1):
         return Convolution(weight, bias, stride, dilation, groups, activation, c)(x, padding)
     if groups == c and (c > 1 or outputs == 1):
@@ -241,6 +244,7 @@ def conv2d(
     weight, last = _filters(weight)
     window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), last, _address(bias))
     out = empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
+    threads = _threads(out, weight, _SHARED)
     image, sides = (x.data_ptr(), n, h, w, c), _kernels.Padding(*padding)
     _kernels.conv2d(
         *addresses, outputs, groups, window, activation or "", *image, sides, out.data_ptr(), threads
@@ -258,14 +262,15 @@ def depthwise_conv2d(
     activation: str | None,
 ) -> Tensor:
     """`ops.depthwise_conv2d` on checked arguments."""
-    (n, c, h, w), (outputs, _, kh, kw), threads = x.shape, weight.shape, torch.get_num_threads()
+    (n, c, h, w), (outputs, _, kh, kw) = x.shape, weight.shape
     if c == 1 and outputs > 1:
         return conv2d(x, weight, bias, stride, padding, dilation, 1, activation)
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
     window, addresses = _kernels.Window(kh, kw, *stride, *dilation), (weight.data_ptr(), _address(bias))
     kernel = _kernels.Depthwise(*addresses, c, outputs // c, window, activation or "")
     out = empty(n, outputs, *_size(h, w, (kh, kw), stride, padding, dilation))
-    kernel.run(x.data_ptr(), n, h, w, c, _kernels.Padding(*padding), out.data_ptr(), threads)
+    threads, sides = _threads(out, weight, _SHARED), _kernels.Padding(*padding)
+    kernel.run(x.data_ptr(), n, h, w, c, sides, out.data_ptr(), threads)
     return out
 
 
@@ -273,10 +278,11 @@ def pointwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None
 ) -> Tensor:
     """`ops.pointwise_conv2d` on checked arguments."""
-    (n, c, h, w), outputs, threads = x.shape, weight.shape[0], torch.get_num_threads()
+    (n, c, h, w), outputs = x.shape, weight.shape[0]
     x, weight, bias = laid_out(x, torch.channels_last), _dense(weight), bias if bias is None else _dense(bias)
     added = residual if residual is None else laid_out(residual, torch.channels_last)
     out, addresses = empty(n, outputs, h, w), (weight.data_ptr(), _address(bias))
+    threads = _threads(out, weight, _SHARED_POINTWISE)
     kernel = _kernels.Pointwise(*addresses, c, outputs, activation or "", threads)
     kernel.run(x.data_ptr(), n * h * w, _address(added), out.data_ptr(), threads)
     return out
@@ -308,6 +314,14 @@ def separable_conv2d(
         x.shape[1],
     )
     return packed(x, padding, residual)
+
+
+def _threads(out: Tensor, weight: Tensor, shared: int) -> int:
+    """As many threads as PyTorch has, or one where fewer than `shared` multiplications make `out`."""
+    threads = torch.get_num_threads()
+    if threads == 1 or _forced or out.numel() * (weight.numel() // weight.shape[0]) >= shared:
+        return threads
+    return 1
 
 
 def _dense(tensor: Tensor) -> Tensor:
