@@ -197,7 +197,8 @@ def main(
         shapes = list(grid(operators))
         results = []
         with torch.inference_mode(), measure.torch_threads(count):
-            cores.spread(contenders(Shape(*_BUSY))[OURS], count)
+            if count > 1:  # for one would keep it, and threads that come later, to one core
+                cores.spread(contenders(Shape(*_BUSY))[OURS], count)
             for number, shape in enumerate(shapes):
                 if number % 100 == 0:
                     print(f"{count} × {number}/{len(shapes)}", file=sys.stderr)

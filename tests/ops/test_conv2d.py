@@ -163,3 +163,13 @@ def test_taps_that_see_nothing(layout, integers, assert_right, size, kernel, dil
     x, weight, bias = integers(2, 6, *size), integers(9, 6, *kernel).to(memory_format=layout), integers(9)
     named = {"stride": stride, "padding": padding, "dilation": dilation, "activation": "relu"}
     assert_right(ops.conv2d(x, weight, bias, **named), reference.conv2d(x, weight, bias, **named))
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_every_number_of_columns(isa, integers, assert_right, kernel):
+    weight, bias = integers(9, 2, kernel, kernel), integers(9)
+    for width in range(kernel, 64):
+        x = integers(1, 2, 4, width)
+        for padding in (0, 1):
+            got = ops.conv2d(x, weight, bias, padding=padding)
+            assert_right(got, reference.conv2d(x, weight, bias, padding=padding))

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from ninefold import ops
+from ninefold import measure, ops
 from ninefold.ops import cpu
 
 X = torch.arange(1.0, 101.0).reshape(1, 4, 5, 5)
@@ -75,7 +75,7 @@ def test_a_stride_past_the_end_gives_one_pixel(isa, call, options):
 LIMITED = """
 import re, resource, torch
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-from ninefold import ops
+from ninefold import measure, ops
 {body}
 """
 
@@ -154,3 +154,15 @@ def test_calls_that_pytorch_does_quicker_are_left_to_it_unless_forced(isa, monke
         with cpu.forced(isa):
             assert torch.equal(theirs(), wanted[0]) and torch.equal(ours(), wanted[1])
         assert kernel.call_count == 3
+
+
+def test_little_work_wakes_no_second_thread_unless_forced() -> None:
+    little, much = torch.empty(1, 32, 16, 16), torch.empty(1, 32, 64, 64)
+    weight = torch.empty(32, 32, 1, 1)
+    with measure.torch_threads(2):
+        assert cpu._threads(little, weight, 2**20) == 1
+        assert cpu._threads(much, weight, 2**20) == 2
+        with cpu.forced(cpu.instruction_set()):
+            assert cpu._threads(little, weight, 2**20) == 2
+    with measure.torch_threads(1):
+        assert cpu._threads(much, weight, 2**20) == 1
