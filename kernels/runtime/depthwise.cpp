@@ -19,12 +19,13 @@ Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reac
     return {first, std::clamp<int64_t>(room < 0 ? 0 : room / stride + 1, first, outputs)};
 }
 
+constexpr int64_t most_slight = 144; // channels
+
 // Whether a row of pixels is filtered as a row of numbers. Fewer than 8 channels are, and what has no kernel
-// of its own up to 16: 12 channels of 112×112 took 1.2 to 1.9 times as long in `border` of 8 lanes at 4×4 and
-// 6×6, and take 0.9 to 1.5 of `flat` in those of 3×3 to 7×7. So is what is hardly more than a copy, 1×1
+// of its own up to 16: of 12 channels of 112×112 even filters took 1.0 to 1.9 times as long in `border` of 8
+// lanes, and 3×3 to 7×7 would take 0.9 to 1.5 times as long so. What is hardly more than a copy is, too, 1×1
 // of any number of channels and 2×2 of some: 17 of 112×112 took 165 and 138 µs, and take 50 and 78; 2×2 of
 // 960 of 28×28 would take twice as long.
-constexpr int64_t most_slight = 144;
 bool is_flat(int64_t outputs, const Window& w) {
     const bool square = w.kernel_h == w.kernel_w && w.stride_h == w.stride_w && w.dilation_h == w.dilation_w;
     const int stride = w.stride_h / std::gcd(w.stride_h, w.dilation_h);

@@ -88,10 +88,9 @@ void Depthwise::flat(const Source& image, const Window& window, Padding padding,
     } else if (multiplier_ > 1) {
         const int64_t skipped = channels.first % multiplier_;
         lay_rows([&](const float* from, float* to) {
-            for (int64_t c = 0, copy = skipped; c < count; c++) {
-                to[c] = *from;
-                if (++copy == multiplier_) copy = 0, from++;
-            }
+            int64_t left = multiplier_ - skipped; // copies of this channel
+            for (float* const end = to + count; to < end; left = multiplier_)
+                to = std::fill_n(to, std::min<int64_t>(left, end - to), *from++);
         });
     } else if (count == 1) {
         copy_some(std::integral_constant<int, 1>());

@@ -42,8 +42,8 @@ def find_shuffles(graph: Graph) -> None:
 def spread_multipliers(graph: Graph) -> None:
     """K filters for each channel are one filter for each of K copies of it: of that there are fast kernels.
 
-    64 channels of 14×14 with three filters each, then pointwise to 64, on one AVX-512 core: 0.75 ms with the
-    multiplier's own kernel, which gathers its inputs one by one, 0.10 with copies.
+    64 channels of 14×14 with three filters each, then pointwise to 64, on one AVX-512 core: 0.75 ms where the
+    inputs were gathered one by one, 0.10 with copies.
     """
     for node in list(graph.nodes):
         if operator(node) not in ("conv2d", "convolution"):

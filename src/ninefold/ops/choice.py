@@ -18,8 +18,8 @@ from ninefold.ops.layout import output_shape
 Numbers = tuple[int, ...]
 
 _FEW, _LARGE = 32, 8000  # pixels of the result
-# Multiplications from which on PyTorch is quicker at a depthwise filter that is made by a larger one's kernel,
-# at stride 1 and at stride 2.
+# Multiplications from which on PyTorch is quicker at a depthwise filter that a larger one's kernel makes, at
+# stride 1 and at stride 2.
 _MUCH = 2**20, 2**19
 _HEAVY, _HEAVY_MATRIX = 2**19, 2**15  # weights, of a standard convolution and of a pointwise one
 # Multiplications that PyTorch does in the time by which its call takes longer than the kernels'.
