@@ -73,9 +73,9 @@ def suits(target: str, kernel: str) -> bool:
 def with_prefetches(assembly: str, word: re.Pattern[str] = _LOAD) -> str:
     """The assembly with a prefetch behind each vector load of the innermost loops that multiply and add.
 
-    In those the image is broadcast, number by number, and vectors are weights; or they are operands of the
-    multiply-adds, the image's, where `word` is for those. Raises ValueError where there
-    is no such load: the compiler has found other words for the loop.
+    In those the image is broadcast, number by number, and vectors are weights; or, where `word` is for those,
+    vectors are the image's and operands of the multiply-adds. Raises ValueError where there is no such load:
+    the compiler has found other words for the loop.
     """
     lines = assembly.split("\n")
     edited = list(lines)
@@ -84,6 +84,8 @@ def with_prefetches(assembly: str, word: re.Pattern[str] = _LOAD) -> str:
             if load := word.match(lines[k]):
                 offset = int(load[1] or 0) + DISTANCE
                 edited[k] = f"{lines[k]}\n\tprefetcht1\t{offset}{load[2]}"
+    if edited == lines:
+        raise ValueError("the assembly must have a loop with such loads, got none")
     return "\n".join(edited)
 
 

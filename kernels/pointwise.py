@@ -83,8 +83,11 @@ def few(isa: InstructionSet) -> tuple[hl.Func, list]:
     rest = hl.RDom([(0, hl.select(inputs % lanes > 0, 1, 0))], "rest")
     end = inputs - lanes + lane + rest.x
     fresh = hl.select(lane >= lanes - inputs % lanes, hl.cast(hl.Int(32), -1), hl.cast(hl.Int(32), 0))
-    left = hl.reinterpret(hl.Float(32), hl.reinterpret(hl.Int(32), image[end, p]) & fresh)
-    partial[lane, d, p] += weight[end, d] * left
+
+    def left(value: hl.Expr) -> hl.Expr:  # both factors, or what is infinite would make a NaN of a zero
+        return hl.reinterpret(hl.Float(32), hl.reinterpret(hl.Int(32), value) & fresh)
+
+    partial[lane, d, p] += left(weight[end, d]) * left(image[end, p])
     total[d, p] = bias[d]
     total[d, p] += partial[across.x, d, p]
     out[d, p] = clip(total[d, p], low, high)

@@ -19,7 +19,11 @@ Range inside(int64_t size, int64_t outputs, int before, int stride, int64_t reac
     return {first, std::clamp<int64_t>(room < 0 ? 0 : room / stride + 1, first, outputs)};
 }
 
-constexpr int64_t most_slight = 144; // channels
+constexpr int64_t most_slight = 144; // channels; ops/choice.py knows it, too
+
+bool is_square(const Window& w) {
+    return w.kernel_h == w.kernel_w && w.stride_h == w.stride_w && w.dilation_h == w.dilation_w;
+}
 
 // Whether a row of pixels is filtered as a row of numbers. Fewer than 8 channels are, and what has no kernel
 // of its own up to 16: of 12 channels of 112×112 even filters took 1.0 to 1.9 times as long in `border` of 8
@@ -27,7 +31,7 @@ constexpr int64_t most_slight = 144; // channels
 // of any number of channels and 2×2 of some: 17 of 112×112 took 165 and 138 µs, and take 50 and 78; 2×2 of
 // 960 of 28×28 would take twice as long.
 bool is_flat(int64_t outputs, const Window& w) {
-    const bool square = w.kernel_h == w.kernel_w && w.stride_h == w.stride_w && w.dilation_h == w.dilation_w;
+    const bool square = is_square(w);
     const int stride = w.stride_h / std::gcd(w.stride_h, w.dilation_h);
     const bool sized = square && w.kernel_h % 2 == 1 && w.kernel_h > 1 && w.kernel_h <= 7 && stride <= 2;
     const bool slight = square && w.stride_h == 1 && w.dilation_h == 1 &&
@@ -55,9 +59,7 @@ Depthwise::Depthwise(const float* weight, const float* bias, int64_t channels, i
     transpose(weight, outputs, taps, taps, weight_.get(), outputs);
     for (int64_t c = 0; c < outputs; c++)
         bias_[c] = bias ? bias[c] : 0.0f;
-    const bool square = window.kernel_h == window.kernel_w && window.stride_h == window.stride_w &&
-                        window.dilation_h == window.dilation_w;
-    if (flat_ || channels < kernels_.lanes || !square) return;
+    if (flat_ || channels < kernels_.lanes || !is_square(window)) return;
     const int common = std::gcd(window.stride_h, window.dilation_h);
     apart_ = window.dilation_h / common;
     for (const DepthwiseSized& kernels : kernels_.depthwise_sized)

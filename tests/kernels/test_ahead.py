@@ -39,6 +39,15 @@ def test_each_load_of_the_multiplying_loop_asks_for_what_lies_further() -> None:
     assert [line for line in edited if "prefetcht1" not in line] == ASSEMBLY.split("\n")
 
 
+def test_operands_of_the_multiply_adds_may_be_what_is_asked_for() -> None:
+    reading = ASSEMBLY.replace("vfmadd231ps\t%zmm19", "vfmadd231ps\t8(%rdi,%rsi)")
+    edited = ahead.with_prefetches(reading, ahead._OPERAND).split("\n")
+    added = [line for line in edited if "prefetcht1" in line]
+    assert added == [f"\tprefetcht1\t{ahead.DISTANCE + 8}(%rdi,%rsi)"]
+    with pytest.raises(ValueError, match="the assembly must have a loop with such loads, got none"):
+        ahead.with_prefetches(ASSEMBLY, ahead._OPERAND)
+
+
 def test_a_loop_in_other_words_is_an_error() -> None:
     with pytest.raises(ValueError, match="the assembly must have a loop that loads vectors"):
         ahead.with_prefetches(ASSEMBLY.replace("vfmadd231ps", "vmulps"))
@@ -126,6 +135,7 @@ def test_hints_become_those_of_the_second_cache() -> None:
     [
         *("avx512.pointwise_12x32", "avx2.pointwise_4x24", "avx2.conv2d_6x16"),
         *("avx512.gradient_pointwise_12x32", "avx2.gradient_pointwise_6x8"),
+        *("avx512.pointwise_few", "avx2.pointwise_few"),
         *("avx512.batchnorm_apply", "sse41.batchnorm_turn", "avx512.batchnorm_sums"),
     ],
 )

@@ -71,3 +71,17 @@ def test_threads_that_share_a_panel_give_the_same_bits(isa, reals, count, output
             torch.set_num_threads(before)
     for alone, shared in zip(found[:2], found[2:], strict=True):
         torch.testing.assert_close(shared, alone, rtol=0, atol=1e-4 if isa == "fallback" else 0)
+
+
+# What is left of the channels behind whole vectors is read with some that were there before.
+@pytest.mark.parametrize("where", ["image", "weight"])
+@pytest.mark.parametrize("channels", [17, 24, 39])
+def test_of_few_filters_each_channel_counts_once(isa, channels, where):
+    for channel in range(channels):
+        x, weight = torch.ones(1, channels, 5, 5), torch.ones(2, channels, 1, 1)
+        if where == "image":
+            x[0, channel, 2, 2] = torch.inf
+        else:
+            weight[1, channel] = torch.inf
+        want = torch.from_numpy(reference.pointwise_conv2d(x, weight)).float()
+        assert torch.equal(ops.pointwise_conv2d(x, weight), want)

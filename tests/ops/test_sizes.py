@@ -75,7 +75,7 @@ def test_a_stride_past_the_end_gives_one_pixel(isa, call, options):
 LIMITED = """
 import re, resource, torch
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-from ninefold import measure, ops
+from ninefold import ops
 {body}
 """
 
